@@ -1,0 +1,90 @@
+"""Tests of the data, template, quantisation and dummy weights that need neither GPU nor trained weights."""
+import json
+import pathlib
+import random
+import sys
+import unittest
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+
+import families as f
+import render
+from arithmetic import evaluate
+from make_tokenizer import TEMPLATE
+from words import Source, is_reserved
+
+MODEL = pathlib.Path(__file__).parent.parent
+
+
+class Data(unittest.TestCase):
+    def test_thoughts_end_in_the_answer(self):
+        source = Source(random.Random(1), False)
+        for family in ("add", "sub", "mul", "mixed"):
+            for _ in range(300):
+                s = f.FAMILIES[family](source)
+                self.assertEqual(s.thought.split(">")[-1], s.answer, s.thought)
+
+    def test_arithmetic_is_right(self):
+        rng = random.Random(2)
+        for _ in range(2000):
+            ops = [rng.choice("+-") for _ in range(rng.choice((1, 2, 3)))]
+            if rng.random() < 0.5:
+                ops[rng.randrange(len(ops))] = "*"
+            operands = [rng.randint(0, 999) for _ in range(len(ops) + 1)]
+            text = str(operands[0]) + "".join(o + str(n) for o, n in zip(ops, operands[1:]))
+            self.assertEqual(evaluate(operands, ops)[0], eval(text))  # noqa: S307 digits and operators drawn above
+
+    def test_splits_never_meet(self):
+        for held_out in (False, True):
+            source = Source(random.Random(3), held_out)
+            for _ in range(300):
+                self.assertEqual(is_reserved("word", source.word()), held_out)
+                self.assertEqual(is_reserved("key", source.key()), held_out)
+        training = Source(random.Random(4), False)
+        for _ in range(500):
+            a, b = f.FAMILIES["add"](training).thought.split("\n")[0].split("+")
+            self.assertFalse(is_reserved("+", a, b))
+
+    def test_reserve_is_five_percent(self):
+        share = sum(is_reserved("+", a, b) for a in range(300) for b in range(300)) / 90000
+        self.assertAlmostEqual(share, 0.05, delta=0.005)
+
+
+class Template(unittest.TestCase):
+    def test_fast_rendering_equals_the_template(self):
+        import jinja2
+        template = jinja2.Environment(trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE)
+        source = Source(random.Random(5), False)
+        for name, draw in {**f.FAMILIES, **f.TRAIN_ONLY}.items():
+            for i in range(6):
+                s = draw(source)
+                messages = ([{"role": "system", "content": "Be brief."}] if i % 2 else []) + s.messages
+                wanted = template.render(messages=messages, tools=s.tools, bos_token=render.BOS, eos_token=render.EOS,
+                                         add_generation_prompt=True)
+                self.assertEqual(wanted, render.prompt_text(messages, s.tools), name)
+
+    def test_tool_arguments_are_read_back(self):
+        text = f"x{render.CALLS}{render.call_text('calculator', f.tool_arguments('3 + 4'))}{render.END_CALLS}{render.EOS}"
+        self.assertEqual(render.tool_call_arguments(text), "3 + 4")
+
+
+class Tokenizer(unittest.TestCase):
+    def test_no_merge_has_a_digit_and_letters_have_tokens(self):
+        model = json.loads((MODEL / "tokenizer.json").read_text())["model"]
+        for merge in model["merges"]:
+            self.assertFalse(set("".join(merge)) & set("0123456789"), merge)
+        for c in "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ":
+            self.assertIn("Ġ" + c, model["vocab"])
+
+
+class Dummy(unittest.TestCase):
+    def test_slices_equal_the_whole(self):
+        import numpy as np
+        from dummy_weights import uniform
+        whole = uniform("model.layers.0.mlp.gate_proj.weight", 1000, seed=3)
+        self.assertTrue(np.array_equal(whole[700:750], uniform("model.layers.0.mlp.gate_proj.weight", 50, seed=3, first=700)))
+        self.assertTrue((whole >= -1).all() and (whole < 1).all() and abs(whole.mean()) < 0.1)
+
+
+if __name__ == "__main__":
+    unittest.main()
