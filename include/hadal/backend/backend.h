@@ -1,0 +1,127 @@
+// A device and what it offers: memory, streams, prepared weights, and the Ops that run on it.
+//
+// A backend also declares its numerics (what travels between ops), so that the model is written
+// once. The CPU backend runs every op synchronously; its streams only carry the name of an order.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+
+#include <hadal/backend/weight.h>
+#include <hadal/base/result.h>
+#include <hadal/tensor/activation.h>
+#include <hadal/tensor/tensor.h>
+
+namespace hadal {
+
+class Ops;
+
+enum class MemoryKind : uint8_t { device, pinned_host };
+
+struct MemoryInfo {
+  int64_t free_bytes = 0;
+  int64_t total_bytes = 0;
+};
+
+/// What travels between ops on this backend.
+struct Numerics {
+  /// Residual stream and every plain tensor between ops: linear outputs, q, latents, partial sums.
+  DType plain = DType::f32;
+  ActFormat fp8_input = ActFormat::f32;    ///< input of linears with f8_e4m3 weights
+  ActFormat plain_input = ActFormat::f32;  ///< input of linears with f32, f16 or bf16 weights
+
+  ActFormat input_of(DType weight_dtype) const {
+    return weight_dtype == DType::f8_e4m3 ? fp8_input : plain_input;
+  }
+};
+
+/// An order of execution. Work given to one stream runs in the order given.
+class Stream {
+ public:
+  virtual ~Stream() = default;
+  /// Blocks until all work given so far is done.
+  virtual void synchronize() = 0;
+};
+
+/// Owns a block of memory, 256-byte aligned, zeroed. Movable; empty after a move.
+class Buffer {
+ public:
+  Buffer() = default;
+  Buffer(std::byte* data, int64_t size_bytes, std::function<void(std::byte*)> release);
+  Buffer(Buffer&& other) noexcept;
+  Buffer& operator=(Buffer&& other) noexcept;
+  ~Buffer();
+
+  std::byte* data() const { return data_; }
+
+  int64_t size_bytes() const { return size_bytes_; }
+
+ private:
+  std::byte* data_ = nullptr;
+  int64_t size_bytes_ = 0;
+  std::function<void(std::byte*)> release_;
+};
+
+/// Largest sizes that ops will see; what Backend::reserve makes room for.
+struct OpsLimits {
+  int32_t max_step_tokens = 0;
+  int32_t max_rows = 0;            ///< batch rows of a step
+  int32_t max_context_tokens = 0;  ///< longest sequence
+  int32_t num_heads = 0;           ///< of this rank
+  int32_t qk_nope_head_dim = 0;
+  int32_t qk_rope_head_dim = 0;
+  int32_t v_head_dim = 0;
+  int32_t kv_lora_rank = 0;
+  int32_t vocab_size = 0;
+};
+
+/// Thread-safe except where said. One per device; outlives all it makes.
+class Backend {
+ public:
+  virtual ~Backend() = default;
+  virtual Device device() const = 0;
+  virtual Numerics numerics() const = 0;
+  /// resource_exhausted says how many bytes were asked for and are free.
+  virtual Result<Buffer> allocate(int64_t size_bytes, MemoryKind kind) = 0;
+  virtual std::unique_ptr<Stream> create_stream() = 0;
+  /// Same dtype and shape, dense rows; host and device in any combination. The bytes of a host
+  /// `src` must stay until the stream has passed.
+  virtual void copy(TensorView dst, ConstTensorView src, Stream& stream) = 0;
+  virtual MemoryInfo memory_info() const = 0;
+  /// Makes the device form of a weight; `source` may be dropped afterwards. invalid_argument names
+  /// what does not fit; resource_exhausted when memory is short. At load, one thread.
+  virtual Result<std::unique_ptr<Weight>> prepare_weight(const WeightSource& source) = 0;
+  /// Once, after the weights and before memory is planned: scratch that ops need for these sizes.
+  virtual Status reserve(const OpsLimits& limits) = 0;
+  /// The ops of this backend; one step at a time.
+  virtual Ops& ops() = 0;
+};
+
+enum class CpuMode : uint8_t {
+  exact,  ///< float32 compute on dequantised weights, plain code: the reference
+  fast,   ///< vector kernels chosen at run time
+};
+
+enum class CpuIsa : uint8_t { generic, avx2, avx512 };
+
+struct CpuBackendConfig {
+  CpuMode mode = CpuMode::fast;
+  /// Fast mode takes the best instruction set that the processor has, up to this one.
+  CpuIsa max_isa = CpuIsa::avx512;
+  /// Threads that compute, the caller included; 0 = the hardware's.
+  int32_t num_threads = 0;
+  /// Rounds the inputs of FP8 linears to E4M3 with 1 x 128 scales, as the reference does on GPUs.
+  bool e4m3_activations = false;
+};
+
+struct CudaBackendConfig {
+  int32_t device_index = 0;
+  bool sync_every_op = false;  ///< for debugging: errors surface at their op
+};
+
+std::unique_ptr<Backend> make_cpu_backend(const CpuBackendConfig& config);
+/// unsupported when hadal was built without CUDA.
+Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaBackendConfig& config);
+
+}  // namespace hadal

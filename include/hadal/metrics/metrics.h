@@ -1,0 +1,70 @@
+// Every number hadal exports, named once. Recording is allowed on any thread.
+#pragma once
+
+#include <memory>
+#include <string>
+
+namespace hadal {
+
+class Counter {
+ public:
+  virtual ~Counter() = default;
+  virtual void add(double amount = 1.0) = 0;
+};
+
+class Gauge {
+ public:
+  virtual ~Gauge() = default;
+  virtual void set(double value) = 0;
+};
+
+class Histogram {
+ public:
+  virtual ~Histogram() = default;
+  virtual void observe(double value) = 0;
+};
+
+/// hadal's names carry the prefix `hadal_`; the ones SGLang v0.4.3 exports are written beside them
+/// by the registry
+/// (`sglang:num_running_reqs`, ...) with the label model_name.
+struct Metrics {
+  Counter& requests_total;
+  Counter& requests_finished_total;
+  Counter& requests_failed_total;
+  Counter& requests_cancelled_total;
+  Counter& requests_rejected_total;
+  Counter& prompt_tokens_total;
+  Counter& cached_tokens_total;
+  Counter& generation_tokens_total;
+  Counter& retractions_total;
+  Counter& evicted_pages_total;
+  Gauge& requests_running;
+  Gauge& requests_queued;
+  Gauge& pages_total;
+  Gauge& pages_free;
+  Gauge& pages_cached;
+  Gauge& tokens_used;            ///< tokens of KV in leased pages
+  Gauge& token_usage;            ///< fraction of KV pages that are leased
+  Gauge& cache_hit_rate;         ///< cached prompt tokens / prompt tokens, last minute
+  Gauge& generation_throughput;  ///< tokens/s over the last second
+  Histogram& time_to_first_token_seconds;
+  Histogram& inter_token_latency_seconds;
+  Histogram& request_latency_seconds;
+  Histogram& queue_time_seconds;
+  Histogram& step_seconds;
+};
+
+class MetricsRegistry {
+ public:
+  explicit MetricsRegistry(const std::string& model_name);
+  ~MetricsRegistry();
+  Metrics& metrics();
+  /// Prometheus text format 0.0.4.
+  std::string to_prometheus_text() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace hadal

@@ -1,0 +1,75 @@
+// The Runner that has a model: loads a checkpoint over `tp` ranks and executes batch plans.
+//
+// Each rank is a thread with its own backend, weights, KV pool and sampling state; the ranks obey
+// the same plans in the same order and meet in collectives. `submit` hands a plan to the rank
+// threads and returns; `wait` blocks for rank 0's result, so the engine can plan one step ahead.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include <hadal/backend/backend.h>
+#include <hadal/base/result.h>
+#include <hadal/model/config.h>
+#include <hadal/runtime/memory_plan.h>
+#include <hadal/runtime/runner.h>
+#include <hadal/weights/weight_store.h>
+
+namespace hadal {
+
+enum class LoadFormat : uint8_t {
+  automatic,    ///< safetensors when the directory has them; otherwise an error
+  safetensors,  ///< the same, by name
+  dummy,        ///< weights from config.json and `dummy_seed` alone (src/weights/DUMMY.md)
+};
+
+enum class KvDtype : uint8_t {
+  automatic,  ///< f32 in exact CPU mode, else bf16
+  f32,
+  bf16,
+};
+
+struct ModelRunnerConfig {
+  std::filesystem::path model_dir;  ///< holds config.json and, unless dummy, the weights
+  LoadFormat load_format = LoadFormat::automatic;
+  uint64_t dummy_seed = 0;
+
+  DeviceType device = DeviceType::cpu;
+  CpuMode cpu_mode = CpuMode::fast;
+  int32_t num_threads = 0;  ///< CPU threads of all ranks together; 0 = the hardware's
+  /// Rounds inputs of FP8 linears to E4M3, as GPUs do; for comparing with them.
+  bool e4m3_activations = false;
+
+  KvDtype kv_dtype = KvDtype::automatic;
+  int32_t tp = 1;  ///< ranks, all in this process
+  int32_t ep = 1;  ///< groups with different experts; divides tp
+
+  /// Prompt plus answer; 0 = max_position_embeddings. Larger than that is an error.
+  int64_t context_length = 0;
+  /// Tokens of KV that all sequences share; 0 = as many as memory_fraction allows, but no more than
+  /// all slots could use or 2 GiB (or four longest sequences) holds.
+  int64_t max_total_tokens = 0;
+  /// Share of the free memory that weights, KV and work space may take together, 0 to 1.
+  double memory_fraction = 0.8;
+  int32_t max_slots = 64;          ///< sequences that run at once
+  int32_t max_step_tokens = 2048;  ///< tokens of one step, chunked prefill included
+
+  /// 2 lets the engine plan a step while one runs.
+  int32_t max_steps_in_flight = 2;
+
+  LoadProgressFn progress;  ///< called from loading threads, never two at once; may be empty
+};
+
+/// Loads the model and starts the rank threads. Errors name the file, tensor or flag:
+/// invalid_argument, not_found, data_loss, unsupported, resource_exhausted. May take minutes; call
+/// it from any thread. The runner's methods belong to one thread.
+Result<std::unique_ptr<Runner>> make_model_runner(const ModelRunnerConfig& config);
+
+/// What make_model_runner would do with this configuration and `free_bytes` of memory, without
+/// loading anything: reads config.json and, unless dummy, checks every tensor's presence, dtype and
+/// shape.
+Result<MemoryPlan> plan_model_memory(const ModelRunnerConfig& config, int64_t free_bytes);
+
+}  // namespace hadal

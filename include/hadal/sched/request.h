@@ -1,0 +1,59 @@
+// A request as the engine and the scheduler see it, and the events that answer it.
+//
+// These types live below both, so that the scheduler can be driven without the engine (tests, the
+// simulator).
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <hadal/plan/batch_plan.h>
+
+namespace hadal {
+
+using RequestId = uint64_t;
+
+/// Why a sequence ended; every accepted request gets exactly one of these.
+enum class FinishReason : uint8_t { stop, length, cancelled, error };
+
+/// One sequence to generate; already validated against the model's limits by the caller.
+struct GenerateRequest {
+  std::vector<TokenId> prompt;  ///< not empty
+  SamplingParams sampling;
+  int32_t max_new_tokens = 0;  ///< 0 = only the prompt (echo, scoring)
+  std::vector<TokenId> stop_token_ids;
+  bool ignore_stop_tokens = false;  ///< `ignore_eos`
+  bool wants_prompt_logprobs = false;
+  int32_t priority = 0;         ///< larger is more urgent, policy `priority` only
+  std::string cache_namespace;  ///< prefixes are shared only inside one namespace
+};
+
+struct TokenEvent {
+  RequestId id = 0;
+  std::optional<TokenId> token;  ///< absent in a terminal event that carries no token
+  std::optional<TokenLogprob> logprob;
+  std::vector<TokenLogprob> top_logprobs;
+  /// First event only: logprob of prompt token i + 1 given tokens 0..i, and the best alternatives.
+  std::vector<TokenLogprob> prompt_logprobs;
+  std::vector<std::vector<TokenLogprob>> prompt_top_logprobs;
+  int32_t num_cached_tokens = 0;  ///< prompt tokens served from the radix cache
+  std::optional<FinishReason> finish;
+  std::optional<TokenId> matched_stop_token;
+  std::string error;  ///< with finish == error: what the client is told
+};
+
+/// Called on the engine thread, in order, ending with exactly one event that has `finish`. Must not
+/// block.
+class TokenSink {
+ public:
+  virtual ~TokenSink() = default;
+  virtual void on_event(TokenEvent event) noexcept = 0;
+};
+
+/// `--schedule-policy`.
+enum class SchedulePolicy : uint8_t { lpm, fcfs, random, dfs_weight, priority };
+
+}  // namespace hadal

@@ -1,0 +1,96 @@
+// The scheduler: decides what each step computes, for which sequences and on which pages.
+//
+// plan_next() and commit() alternate; up to SchedulerConfig::max_steps_in_flight plans may be out
+// before the first is committed. It reads no clock, no randomness but its seed, and no model: the
+// same calls give the same plans, so that every failure replays.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <hadal/base/result.h>
+#include <hadal/plan/batch_plan.h>
+#include <hadal/sched/request.h>
+
+namespace hadal {
+
+struct SchedulerConfig {
+  int32_t num_pages = 0;
+  int32_t max_slots = 0;
+  int32_t max_step_tokens = 0;  ///< at least 2
+  int32_t max_step_logits = 0;  ///< 0 = max_step_tokens
+  int32_t max_context_tokens = 0;
+  int32_t vocab_size = 0;
+  int32_t max_steps_in_flight = 1;
+  int32_t max_running_requests = 256;
+  int32_t chunked_prefill_tokens = 2048;  ///< of one sequence; <= 0 = the whole prompt if it fits
+  int32_t max_prefill_tokens = 16384;     ///< of one step
+  SchedulePolicy policy = SchedulePolicy::lpm;
+  bool enable_radix_cache = true;
+  uint64_t policy_seed = 0;
+  double conservativeness = 1.0;
+};
+
+struct SchedulerStats {
+  int32_t num_running = 0;
+  int32_t num_waiting = 0;         ///< retracted ones included
+  int64_t num_waiting_tokens = 0;  ///< prompt tokens of the waiting ones
+  int32_t pages_total = 0;
+  int32_t pages_free = 0;
+  int32_t pages_cached = 0;
+  int32_t pages_leased = 0;
+  int64_t num_retractions = 0;
+  int64_t num_evicted_pages = 0;
+  int64_t num_cached_tokens = 0;  ///< prompt tokens served from the cache, all sequences so far
+  int64_t num_prompt_tokens = 0;  ///< prompt tokens of all sequences admitted so far
+};
+
+/// One thread only (the engine's).
+class Scheduler {
+ public:
+  explicit Scheduler(const SchedulerConfig& config);
+  Scheduler(const Scheduler&) = delete;
+  Scheduler& operator=(const Scheduler&) = delete;
+  /// Every step must be committed or abandoned first.
+  ~Scheduler();
+
+  /// invalid_argument when the request can never run; says what is wrong, the limit and the value.
+  static Status validate(const SchedulerConfig& config, const GenerateRequest& request);
+
+  /// `id` is larger than all before; `request` passed validate(). Ages are compared by id.
+  void submit(RequestId id, GenerateRequest request);
+  /// Ends a sequence now with finish = cancelled, or error when `error` is not empty. Its pages are
+  /// free when the last submitted step with it retires. Unknown and finished ids are ignored.
+  void cancel(RequestId id, std::string error = {});
+
+  /// The next step, or nothing when there is no work or the step in flight must retire first; then
+  /// nothing has changed.
+  std::optional<BatchPlan> plan_next();
+  /// Takes the result of the oldest plan that is out.
+  void commit(const StepResult& result);
+  /// Forgets all plans that are out (the runner failed) and ends every sequence with `error`.
+  void abandon(const std::string& error);
+
+  /// Moves the events since the last call to the end of `out`, in order.
+  void take_events(std::vector<TokenEvent>& out);
+
+  /// Moves the ids that were admitted for the first time since the last call to the end of `out`.
+  void take_admitted(std::vector<RequestId>& out);
+
+  bool has_work() const;  ///< running or waiting sequences, or a step in flight
+  int32_t num_in_flight() const;
+  /// Drops all unleased cached pages; returns how many.
+  int32_t flush_cache();
+  SchedulerStats stats() const;
+  /// Aborts with the name of the broken rule (reliability model: P1-P5, R1-R10, S4, L5). O(pages).
+  void check_invariants() const;
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace hadal
