@@ -1,0 +1,147 @@
+// Thread communicators: every rank gets the rank-ordered result, in any interleaving, and an abort
+// frees the ranks that wait.
+#include <chrono>
+#include <functional>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include <hadal/comm/communicator.h>
+
+#include "catch.h"
+
+namespace hadal {
+
+namespace {
+
+struct NullStream final : Stream {
+  void synchronize() override {}
+};
+
+template <class T>
+TensorView view_of(std::vector<T>& data, DType dtype) {
+  return make_view(
+      reinterpret_cast<std::byte*>(data.data()), dtype, Shape{static_cast<int64_t>(data.size())});
+}
+
+void on_all_ranks(std::vector<std::unique_ptr<Communicator>>& comms,
+                  const std::function<void(Communicator&)>& body) {
+  std::vector<std::jthread> threads;
+  threads.reserve(comms.size());
+  for (auto& comm : comms) {
+    threads.emplace_back([&body, &comm] { body(*comm); });
+  }
+}
+
+/// A value whose float sum depends on the order.
+float value_of(int32_t rank, size_t i) {
+  std::mt19937 random(static_cast<uint32_t>(rank) * 7919U + static_cast<uint32_t>(i));
+  return std::uniform_real_distribution<float>(-1.0F, 1.0F)(random) * (rank % 2 == 0 ? 1e6F : 1.0F);
+}
+
+}  // namespace
+
+TEST_CASE("ThreadCommunicator: sums add the ranks in rank order on every rank", "[comm]") {
+  for (const int32_t world : {1, 2, 4}) {
+    auto comms = make_thread_communicators(world);
+    const size_t count = 257;
+    std::vector<float> expected(count);
+    for (size_t i = 0; i < count; ++i) {
+      expected[i] = value_of(0, i);
+      for (int32_t rank = 1; rank < world; ++rank) {
+        expected[i] += value_of(rank, i);
+      }
+    }
+    std::vector<std::vector<float>> results(static_cast<size_t>(world));
+    on_all_ranks(comms, [&](Communicator& comm) {
+      NullStream stream;
+      for (int repeat = 0; repeat < 50; ++repeat) {
+        std::vector<float> data(count);
+        for (size_t i = 0; i < count; ++i) {
+          data[i] = value_of(comm.rank(), i);
+        }
+        comm.all_reduce_sum(view_of(data, DType::f32), stream);
+        results[static_cast<size_t>(comm.rank())] = std::move(data);
+      }
+    });
+    for (const auto& result : results) {
+      CHECK(result == expected);
+    }
+  }
+}
+
+TEST_CASE("ThreadCommunicator: bf16 sums in float32 and rounds once; i32 sums exactly", "[comm]") {
+  auto comms = make_thread_communicators(4);
+  std::vector<uint16_t> sums(4);
+  std::vector<int32_t> counts(4);
+  on_all_ranks(comms, [&](Communicator& comm) {
+    NullStream stream;
+    // 1 + 3 x 2^-9: each addend alone would be rounded away.
+    std::vector<uint16_t> data{f32_to_bf16(comm.rank() == 0 ? 1.0F : 0x1p-9F)};
+    comm.all_reduce_sum(view_of(data, DType::bf16), stream);
+    std::vector<int32_t> numbers{comm.rank() * 100};
+    comm.all_reduce_sum(view_of(numbers, DType::i32), stream);
+    sums[static_cast<size_t>(comm.rank())] = data[0];
+    counts[static_cast<size_t>(comm.rank())] = numbers[0];
+  });
+  CHECK(sums == std::vector<uint16_t>(4, f32_to_bf16(1.0F + 3.0F * 0x1p-9F)));
+  CHECK(counts == std::vector<int32_t>(4, 600));
+}
+
+TEST_CASE("ThreadCommunicator: gathers and broadcasts mix in any order", "[comm]") {
+  auto comms = make_thread_communicators(4);
+  std::vector<int> mistakes(4, 0);
+  on_all_ranks(comms, [&](Communicator& comm) {
+    NullStream stream;
+    int& wrong = mistakes[static_cast<size_t>(comm.rank())];
+    for (int32_t round = 0; round < 100; ++round) {
+      std::vector<int32_t> mine{comm.rank() + round, -comm.rank()};
+      std::vector<int32_t> all(8);
+      comm.all_gather(view_of(mine, DType::i32), view_of(all, DType::i32), stream);
+      for (int32_t rank = 0; rank < 4; ++rank) {
+        wrong += all[static_cast<size_t>(rank) * 2] != rank + round ? 1 : 0;
+        wrong += all[static_cast<size_t>(rank) * 2 + 1] != -rank ? 1 : 0;
+      }
+      std::vector<int32_t> word{comm.rank() == round % 4 ? round : -1};
+      comm.broadcast(view_of(word, DType::i32), round % 4, stream);
+      wrong += word[0] != round ? 1 : 0;
+    }
+    wrong += comm.poll_error() ? 0 : 1;
+  });
+  CHECK(mistakes == std::vector<int>(4, 0));
+}
+
+TEST_CASE("ThreadCommunicator: an abort frees waiting ranks and is remembered", "[comm]") {
+  auto comms = make_thread_communicators(2);
+  {
+    std::jthread waiting([&] {
+      NullStream stream;
+      std::vector<float> data(4, 1.0F);
+      comms[0]->all_reduce_sum(view_of(data, DType::f32), stream);  // rank 1 never comes
+      comms[0]->all_reduce_sum(view_of(data, DType::f32), stream);  // returns at once
+    });
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    comms[1]->abort();
+  }
+  for (auto& comm : comms) {
+    const Status status = comm->poll_error();
+    REQUIRE_FALSE(status);
+    CHECK(status.error().code == ErrorCode::cancelled);
+  }
+}
+
+TEST_CASE("SelfCommunicator: collectives are the identity", "[comm]") {
+  const auto comm = make_self_communicator();
+  NullStream stream;
+  std::vector<float> data{1.0F, 2.0F};
+  std::vector<float> out(2);
+  comm->all_reduce_sum(view_of(data, DType::f32), stream);
+  comm->all_gather(view_of(data, DType::f32), view_of(out, DType::f32), stream);
+  comm->broadcast(view_of(data, DType::f32), 0, stream);
+  CHECK(out == std::vector<float>{1.0F, 2.0F});
+  CHECK(data == out);
+  CHECK(comm->world_size() == 1);
+  CHECK(comm->poll_error());
+}
+
+}  // namespace hadal
