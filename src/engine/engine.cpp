@@ -1,0 +1,183 @@
+// The engine's interface: what any thread may call. Everything here only touches the inbox.
+#include <utility>
+
+#include <hadal/base/check.h>
+#include <hadal/engine/engine.h>
+#include <hadal/metrics/metrics.h>
+
+#include "engine_impl.h"
+
+namespace hadal {
+namespace {
+
+SchedulerConfig make_scheduler_config(const EngineConfig& config, const RunnerLimits& limits) {
+  SchedulerConfig out;
+  out.num_pages = limits.num_pages;
+  out.max_slots = limits.max_slots;
+  out.max_step_tokens = limits.max_step_tokens;
+  out.max_step_logits = limits.max_step_logits;
+  out.max_context_tokens = limits.max_context_tokens;
+  out.vocab_size = limits.vocab_size;
+  out.max_steps_in_flight = limits.max_steps_in_flight;
+  out.max_running_requests = config.max_running_requests;
+  out.chunked_prefill_tokens = config.chunked_prefill_tokens;
+  out.max_prefill_tokens = config.max_prefill_tokens;
+  out.policy = config.policy;
+  out.enable_radix_cache = config.enable_radix_cache;
+  out.policy_seed = config.policy_seed;
+  out.conservativeness = config.schedule_conservativeness;
+  return out;
+}
+
+}  // namespace
+
+Engine::Impl::Impl(const EngineConfig& engine_config,
+                   std::unique_ptr<Runner> engine_runner,
+                   Metrics& engine_metrics,
+                   const Clock& engine_clock)
+    : config(engine_config),
+      runner(std::move(engine_runner)),
+      metrics(engine_metrics),
+      clock(engine_clock),
+      scheduler_config(make_scheduler_config(engine_config, runner->limits())),
+      scheduler(scheduler_config),
+      meter(engine_metrics) {
+  inbox.scheduler_stats = scheduler.stats();
+}
+
+/// Under the inbox's mutex.
+Status Engine::Impl::check_queue(size_t num_prompt_tokens) const {
+  if (inbox.fatal_error)
+    return Error{ErrorCode::unavailable, "the engine has failed: " + *inbox.fatal_error};
+  if (inbox.phase != EnginePhase::created && inbox.phase != EnginePhase::running)
+    return Error{ErrorCode::unavailable, "the engine is draining"};
+  const int64_t num_queued =
+      static_cast<int64_t>(inbox.submissions.size()) + inbox.scheduler_stats.num_waiting;
+  if (num_queued >= config.max_queued_requests)
+    return Error{ErrorCode::resource_exhausted,
+                 "the queue is full: " + std::to_string(num_queued) +
+                     " requests are waiting, the limit is " +
+                     std::to_string(config.max_queued_requests)};
+  const int64_t num_tokens = inbox.num_submitted_tokens + inbox.scheduler_stats.num_waiting_tokens;
+  // A prompt that is longer than the whole limit may still wait alone.
+  if (num_queued > 0 &&
+      num_tokens + static_cast<int64_t>(num_prompt_tokens) > config.max_queued_tokens)
+    return Error{ErrorCode::resource_exhausted,
+                 "the queue is full: " + std::to_string(num_tokens) +
+                     " prompt tokens are waiting, this request has " +
+                     std::to_string(num_prompt_tokens) + ", the limit is " +
+                     std::to_string(config.max_queued_tokens)};
+  return ok_status();
+}
+
+Result<RequestId> Engine::Impl::submit(GenerateRequest request, std::shared_ptr<TokenSink> sink) {
+  HADAL_RETURN_IF_ERROR(Scheduler::validate(scheduler_config, request));
+  RequestId id = 0;
+  {
+    const std::lock_guard lock(inbox.mutex);
+    HADAL_RETURN_IF_ERROR(check_queue(request.prompt.size()));
+    id = inbox.next_id++;
+    inbox.num_submitted_tokens += static_cast<int64_t>(request.prompt.size());
+    inbox.submissions.push_back({id, std::move(request), std::move(sink), clock.now()});
+  }
+  inbox.work.notify_one();
+  return id;
+}
+
+void Engine::Impl::drain_and_stop(TimePoint deadline) {
+  std::unique_lock lock(inbox.mutex);
+  inbox.deadline = std::min(inbox.deadline, deadline);
+  if (inbox.phase == EnginePhase::created) {
+    inbox.phase = EnginePhase::stopped;
+    lock.unlock();
+    end_all("the server is shutting down");
+    return;
+  }
+  if (inbox.phase == EnginePhase::running)
+    inbox.phase = EnginePhase::draining;
+  inbox.work.notify_one();
+  inbox.answers.wait(lock, [&] { return inbox.phase == EnginePhase::stopped; });
+  lock.unlock();
+  const std::lock_guard join_lock(join_mutex);
+  if (thread.joinable())
+    thread.join();
+}
+
+Engine::Engine(const EngineConfig& config,
+               std::unique_ptr<Runner> runner,
+               Metrics& metrics,
+               const Clock& clock)
+    : impl_(std::make_unique<Impl>(config, std::move(runner), metrics, clock)) {}
+
+Engine::~Engine() {
+  impl_->drain_and_stop(TimePoint::min());
+}
+
+Result<RequestId> Engine::submit(GenerateRequest request, std::shared_ptr<TokenSink> sink) {
+  HADAL_CHECK(sink != nullptr, "engine: submit without a sink");
+  Result<RequestId> id = impl_->submit(std::move(request), std::move(sink));
+  (id ? impl_->metrics.requests_total : impl_->metrics.requests_rejected_total).add();
+  return id;
+}
+
+void Engine::cancel(RequestId id) noexcept {
+  {
+    const std::lock_guard lock(impl_->inbox.mutex);
+    if (impl_->inbox.phase == EnginePhase::stopped || id >= impl_->inbox.next_id)
+      return;
+    impl_->inbox.cancels.push_back(id);
+  }
+  impl_->inbox.work.notify_one();
+}
+
+void Engine::start() {
+  const std::lock_guard lock(impl_->inbox.mutex);
+  HADAL_CHECK(impl_->inbox.phase == EnginePhase::created, "engine: started twice or stopped");
+  impl_->inbox.phase = EnginePhase::running;
+  impl_->thread = std::thread([impl = impl_.get()] { impl->run(); });
+}
+
+void Engine::drain_and_stop(TimePoint deadline) {
+  impl_->drain_and_stop(deadline);
+}
+
+bool Engine::flush_cache() {
+  std::unique_lock lock(impl_->inbox.mutex);
+  if (impl_->inbox.phase == EnginePhase::created)
+    return impl_->inbox.submissions.empty();
+  if (impl_->inbox.phase == EnginePhase::stopped)
+    return false;
+  FlushRequest flush;
+  impl_->inbox.flushes.push_back(&flush);
+  impl_->inbox.work.notify_one();
+  impl_->inbox.answers.wait(lock, [&] { return flush.is_done; });
+  return flush.is_flushed;
+}
+
+EngineStats Engine::stats() const {
+  const std::lock_guard lock(impl_->inbox.mutex);
+  const SchedulerStats& from = impl_->inbox.scheduler_stats;
+  EngineStats stats;
+  stats.num_running = from.num_running;
+  stats.num_queued = from.num_waiting + static_cast<int32_t>(impl_->inbox.submissions.size());
+  stats.pages_total = from.pages_total;
+  stats.pages_free = from.pages_free;
+  stats.pages_cached = from.pages_cached;
+  stats.pages_leased = from.pages_leased;
+  stats.num_retractions = from.num_retractions;
+  stats.cached_tokens_total = from.num_cached_tokens;
+  stats.last_step_id = impl_->inbox.last_step_id;
+  stats.last_step_time = impl_->inbox.last_step_time;
+  return stats;
+}
+
+const RunnerLimits& Engine::limits() const {
+  return impl_->runner->limits();
+}
+
+std::optional<std::string> Engine::fatal_error() const {
+  const std::lock_guard lock(impl_->inbox.mutex);
+  return impl_->inbox.fatal_error;
+}
+
+}  // namespace hadal

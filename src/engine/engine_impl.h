@@ -1,0 +1,104 @@
+// State of the engine: what callers' threads share with the engine thread (Inbox, under its mutex),
+// and what the engine thread alone owns (everything else).
+#pragma once
+
+#include <condition_variable>
+#include <deque>
+#include <memory>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+#include <unordered_map>
+#include <vector>
+
+#include <hadal/engine/engine.h>
+#include <hadal/sched/scheduler.h>
+
+#include "engine_meter.h"
+
+namespace hadal {
+
+enum class EnginePhase : uint8_t { created, running, draining, stopped };
+
+struct Submission {
+  RequestId id = 0;
+  GenerateRequest request;
+  std::shared_ptr<TokenSink> sink;
+  TimePoint submitted;
+};
+
+struct FlushRequest {
+  bool is_done = false;
+  bool is_flushed = false;
+};
+
+/// Everything that more than one thread touches; guarded by `mutex`.
+struct Inbox {
+  mutable std::mutex mutex;
+  std::condition_variable work;     ///< the engine thread sleeps here when idle
+  std::condition_variable answers;  ///< drain_and_stop() and flush_cache() sleep here
+  EnginePhase phase = EnginePhase::created;
+  TimePoint deadline = TimePoint::max();
+  RequestId next_id = 1;
+  std::vector<Submission> submissions;
+  int64_t num_submitted_tokens = 0;  ///< prompt tokens of `submissions`
+  std::vector<RequestId> cancels;
+  std::vector<FlushRequest*> flushes;
+  SchedulerStats scheduler_stats;  ///< after the last step
+  uint64_t last_step_id = 0;
+  TimePoint last_step_time{};
+  std::optional<std::string> fatal_error;
+};
+
+struct Engine::Impl {
+  Impl(const EngineConfig& engine_config,
+       std::unique_ptr<Runner> engine_runner,
+       Metrics& engine_metrics,
+       const Clock& engine_clock);
+
+  // engine.cpp: callers' threads.
+  Result<RequestId> submit(GenerateRequest request, std::shared_ptr<TokenSink> sink);
+  Status check_queue(size_t num_prompt_tokens) const;
+  void drain_and_stop(TimePoint deadline);
+
+  // engine_loop.cpp: the engine thread (or, before start(), whoever stops the engine).
+  void run();
+  bool take_inbox();
+  void apply_inbox();
+  void answer_flushes();
+  Status run_step();
+  Status retire_step();
+  void publish();
+  void update_stats();
+  void end_all(const std::string& error);
+  void stop(const std::string& error);
+
+  struct Request {
+    std::shared_ptr<TokenSink> sink;
+    RequestTimes times;
+  };
+
+  const EngineConfig config;
+  const std::unique_ptr<Runner> runner;
+  Metrics& metrics;
+  const Clock& clock;
+  const SchedulerConfig scheduler_config;
+  Inbox inbox;
+
+  // Engine thread only.
+  Scheduler scheduler;
+  EngineMeter meter;
+  std::unordered_map<RequestId, Request> requests;
+  std::deque<TimePoint> step_starts;
+  std::vector<Submission> new_submissions;
+  std::vector<RequestId> new_cancels;
+  std::vector<FlushRequest*> new_flushes;
+  std::vector<TokenEvent> events;
+  std::vector<RequestId> admitted;
+
+  std::mutex join_mutex;
+  std::thread thread;
+};
+
+}  // namespace hadal

@@ -1,0 +1,199 @@
+// The engine thread: inbox, plan, submit, wait, commit, publish, again. It sleeps when there is no
+// work, and it alone calls the scheduler, the runner and the sinks.
+//
+// The hard thing is that every accepted request ends in exactly one terminal event whatever
+// happens: requests leave `requests` only with that event, and stop() ends what is left.
+#include <utility>
+
+#include <hadal/base/check.h>
+#include <hadal/base/log.h>
+
+#include "engine_impl.h"
+
+namespace hadal {
+
+void Engine::Impl::run() {
+  while (take_inbox()) {
+    apply_inbox();
+    const Status status = run_step();
+    publish();
+    update_stats();
+    answer_flushes();
+    if (!status) {
+      log_error("engine: a step failed: " + status.error().message);
+      {
+        const std::lock_guard lock(inbox.mutex);
+        inbox.fatal_error = status.error().message;
+      }
+      scheduler.abandon("the engine has failed: " + status.error().message);
+      step_starts.clear();
+      stop("the engine has failed: " + status.error().message);
+      return;
+    }
+  }
+  stop("the server is shutting down");
+}
+
+/// Takes what callers left, sleeping while there is nothing to do. False when it is time to stop.
+bool Engine::Impl::take_inbox() {
+  const bool is_idle = !scheduler.has_work();
+  if (is_idle) {
+    HADAL_CHECK(requests.empty(), "engine: a request is open that the scheduler does not know");
+    HADAL_CHECK(scheduler.stats().pages_leased == 0, "P1: idle, but pages are leased");
+#if HADAL_DEBUG_CHECKS
+    scheduler.check_invariants();
+#endif
+    meter.on_idle();
+  }
+  std::unique_lock lock(inbox.mutex);
+  if (is_idle)
+    inbox.work.wait(lock, [&] {
+      return !inbox.submissions.empty() || !inbox.cancels.empty() || !inbox.flushes.empty() ||
+             inbox.phase == EnginePhase::draining;
+    });
+  if (inbox.phase == EnginePhase::draining) {
+    const bool is_done = is_idle && inbox.submissions.empty();
+    if (is_done || clock.now() >= inbox.deadline)
+      return false;
+  }
+  new_submissions.swap(inbox.submissions);
+  new_cancels.swap(inbox.cancels);
+  new_flushes.swap(inbox.flushes);
+  // They count as queued until the scheduler's own numbers are known.
+  inbox.scheduler_stats.num_waiting += static_cast<int32_t>(new_submissions.size());
+  inbox.scheduler_stats.num_waiting_tokens += inbox.num_submitted_tokens;
+  inbox.num_submitted_tokens = 0;
+  return true;
+}
+
+void Engine::Impl::apply_inbox() {
+  for (Submission& submission : new_submissions) {
+    Request request;
+    request.sink = std::move(submission.sink);
+    request.times.submitted = submission.submitted;
+    request.times.num_prompt_tokens = static_cast<int32_t>(submission.request.prompt.size());
+    requests.emplace(submission.id, std::move(request));
+    scheduler.submit(submission.id, std::move(submission.request));
+  }
+  new_submissions.clear();
+  for (const RequestId id : new_cancels)
+    scheduler.cancel(id);
+  new_cancels.clear();
+}
+
+/// Submits the next step, if there is one, and retires the oldest when no more may be in flight.
+Status Engine::Impl::run_step() {
+  const std::optional<BatchPlan> plan = scheduler.plan_next();
+  if (plan) {
+    step_starts.push_back(clock.now());
+    HADAL_RETURN_IF_ERROR(runner->submit(*plan));
+    if (scheduler.num_in_flight() < scheduler_config.max_steps_in_flight)
+      return ok_status();  // the host plans the next step while this one runs
+  }
+  if (scheduler.num_in_flight() > 0)
+    return retire_step();
+  HADAL_CHECK(!scheduler.has_work(), "engine: there is work, but no step for it");
+  return ok_status();
+}
+
+Status Engine::Impl::retire_step() {
+  const Result<StepResult> result = runner->wait();
+  if (!result)
+    return result.error();
+  const TimePoint now = clock.now();
+  meter.on_step(std::chrono::duration<double>(now - step_starts.front()).count());
+  step_starts.pop_front();
+  scheduler.commit(result.value());
+  const std::lock_guard lock(inbox.mutex);
+  inbox.last_step_id = result.value().step_id;
+  inbox.last_step_time = now;
+  return ok_status();
+}
+
+void Engine::Impl::publish() {
+  const TimePoint now = clock.now();
+  scheduler.take_admitted(admitted);
+  for (const RequestId id : admitted) {
+    const auto found = requests.find(id);
+    HADAL_CHECK(found != requests.end(), "engine: an unknown request was admitted");
+    meter.on_admission(found->second.times, now);
+  }
+  admitted.clear();
+  scheduler.take_events(events);
+  for (TokenEvent& event : events) {
+    const auto found = requests.find(event.id);
+    HADAL_CHECK(found != requests.end(), "engine: an event after the terminal one");
+    meter.on_event(event, found->second.times, now);
+    if (event.finish) {
+      const std::shared_ptr<TokenSink> sink = std::move(found->second.sink);
+      requests.erase(found);
+      sink->on_event(std::move(event));
+    } else {
+      found->second.sink->on_event(std::move(event));
+    }
+  }
+  events.clear();
+}
+
+void Engine::Impl::update_stats() {
+  const SchedulerStats stats = scheduler.stats();
+  int32_t num_queued = 0;
+  {
+    const std::lock_guard lock(inbox.mutex);
+    inbox.scheduler_stats = stats;
+    num_queued = stats.num_waiting + static_cast<int32_t>(inbox.submissions.size());
+  }
+  meter.on_stats(stats, num_queued, clock.now());
+}
+
+void Engine::Impl::answer_flushes() {
+  if (new_flushes.empty())
+    return;
+  const bool can_flush = !scheduler.has_work();
+  if (can_flush) {
+    scheduler.flush_cache();
+    update_stats();
+  }
+  const std::lock_guard lock(inbox.mutex);
+  for (FlushRequest* flush : new_flushes) {
+    flush->is_done = true;
+    flush->is_flushed = can_flush;
+  }
+  new_flushes.clear();
+  inbox.answers.notify_all();
+}
+
+/// Ends every request that was ever accepted and is still open. No submission can follow: the phase
+/// or the fatal error forbids it.
+void Engine::Impl::end_all(const std::string& error) {
+  {
+    const std::lock_guard lock(inbox.mutex);
+    new_submissions.swap(inbox.submissions);
+    inbox.cancels.clear();
+    inbox.num_submitted_tokens = 0;
+  }
+  apply_inbox();
+  scheduler.abandon(error);
+  publish();
+  update_stats();
+  HADAL_CHECK(requests.empty(), "engine: a request got no terminal event");
+}
+
+void Engine::Impl::stop(const std::string& error) {
+  // The device must not write to pages while they are given back.
+  while (scheduler.num_in_flight() > 0) {
+    if (const Status status = retire_step(); !status) {
+      log_error("engine: a step failed while stopping: " + status.error().message);
+      break;
+    }
+  }
+  end_all(error);
+  const std::lock_guard lock(inbox.mutex);
+  inbox.phase = EnginePhase::stopped;
+  new_flushes.insert(new_flushes.end(), inbox.flushes.begin(), inbox.flushes.end());
+  for (FlushRequest* flush : new_flushes)
+    flush->is_done = true;
+  inbox.answers.notify_all();
+}
+
+}  // namespace hadal

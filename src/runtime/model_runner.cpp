@@ -1,0 +1,240 @@
+// Rank threads and the engine's end of them. A plan goes to every rank's queue; rank 0's result
+// comes back through one more. The first failure anywhere aborts the communicators, so no rank
+// waits for a dead one.
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include <hadal/base/clock.h>
+#include <hadal/base/log.h>
+#include <hadal/runtime/model_runner.h>
+
+#include "model_setup.h"
+#include "rank_worker.h"
+
+namespace hadal {
+namespace {
+
+/// Bounded by RunnerLimits::max_steps_in_flight, which the caller keeps.
+template <class T>
+class Queue {
+ public:
+  void push(T value) {
+    {
+      const std::lock_guard lock(mutex_);
+      values_.push_back(std::move(value));
+    }
+    changed_.notify_one();
+  }
+
+  void close() {
+    {
+      const std::lock_guard lock(mutex_);
+      is_closed_ = true;
+    }
+    changed_.notify_all();
+  }
+
+  /// nullopt once closed and empty.
+  std::optional<T> pop() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return is_closed_ || !values_.empty(); });
+    if (values_.empty()) {
+      return std::nullopt;
+    }
+    T value = std::move(values_.front());
+    values_.pop_front();
+    return value;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<T> values_;
+  bool is_closed_ = false;
+};
+
+using SharedPlan = std::shared_ptr<const BatchPlan>;
+
+struct Rank {
+  explicit Rank(std::unique_ptr<RankWorker> rank_worker) : worker(std::move(rank_worker)) {}
+
+  std::unique_ptr<RankWorker> worker;
+  Queue<SharedPlan> plans;
+  std::jthread thread;
+};
+
+class ModelRunner final : public Runner {
+ public:
+  ModelRunner(std::vector<std::unique_ptr<Rank>> ranks, const RunnerLimits& limits)
+      : ranks_(std::move(ranks)), limits_(limits) {
+    for (size_t r = 0; r < ranks_.size(); ++r) {
+      ranks_[r]->thread = std::jthread([this, r] { loop(r); });
+    }
+  }
+
+  ModelRunner(const ModelRunner&) = delete;
+  ModelRunner& operator=(const ModelRunner&) = delete;
+
+  ~ModelRunner() override {
+    for (const auto& rank : ranks_) {
+      rank->plans.close();
+    }
+    for (const auto& rank : ranks_) {
+      rank->thread.join();
+    }
+  }
+
+  const RunnerLimits& limits() const override { return limits_; }
+
+  Status submit(const BatchPlan& plan) override {
+    HADAL_CHECK(num_in_flight_ < limits_.max_steps_in_flight, "too many steps in flight");
+    ++num_in_flight_;
+    const auto shared = std::make_shared<const BatchPlan>(plan);
+    for (const auto& rank : ranks_) {
+      rank->plans.push(shared);
+    }
+    return ok_status();
+  }
+
+  Result<StepResult> wait() override {
+    HADAL_CHECK(num_in_flight_ > 0, "no step to wait for");
+    --num_in_flight_;
+    auto result = results_.pop();
+    HADAL_CHECK(result.has_value(), "rank 0 ended before its runner");
+    return std::move(*result);
+  }
+
+ private:
+  /// Every plan gets an answer, also after a failure: the same error again.
+  void loop(size_t index) {
+    Rank& rank = *ranks_[index];
+    std::optional<Error> failure;
+    while (const auto plan = rank.plans.pop()) {
+      Result<StepResult> result = failure ? Result<StepResult>(*failure) : rank.worker->run(**plan);
+      if (!result && !failure) {
+        failure = first_failure(index, result.error());
+        result = *failure;
+      }
+      if (index == 0) {
+        results_.push(std::move(result));
+      }
+    }
+  }
+
+  /// Remembers the group's first failure and wakes all ranks.
+  Error first_failure(size_t index, const Error& error) {
+    const std::lock_guard lock(failure_mutex_);
+    if (!failure_) {
+      failure_ = Error{error.code, "rank " + std::to_string(index) + ": " + error.message};
+      log_error("runner: " + failure_->message);
+      for (const auto& rank : ranks_) {
+        rank->worker->comm().abort();
+      }
+    }
+    return *failure_;
+  }
+
+  std::vector<std::unique_ptr<Rank>> ranks_;
+  RunnerLimits limits_;
+  Queue<Result<StepResult>> results_;
+  std::mutex failure_mutex_;
+  std::optional<Error> failure_;
+  int32_t num_in_flight_ = 0;
+};
+
+/// Runs `work` for every rank on a thread of its own and returns the lowest rank's error.
+template <class Work>
+Status on_all_ranks(const std::vector<std::unique_ptr<Rank>>& ranks, const Work& work) {
+  std::vector<Status> statuses(ranks.size(), ok_status());
+  {
+    std::vector<std::jthread> threads;
+    for (size_t r = 1; r < ranks.size(); ++r) {
+      threads.emplace_back([&, r] { statuses[r] = work(*ranks[r]->worker, r); });
+    }
+    statuses[0] = work(*ranks[0]->worker, 0);
+  }
+  for (const Status& status : statuses) {
+    HADAL_RETURN_IF_ERROR(status);
+  }
+  return ok_status();
+}
+
+Result<std::vector<std::unique_ptr<Rank>>> make_ranks(const ModelRunnerConfig& config) {
+  std::vector<std::unique_ptr<Communicator>> comms;
+  if (config.tp == 1) {
+    comms.push_back(make_self_communicator());
+  } else {
+    comms = make_thread_communicators(config.tp);
+  }
+  std::vector<std::unique_ptr<Rank>> ranks;
+  for (auto& comm : comms) {
+    auto backend = make_rank_backend(config, static_cast<int32_t>(ranks.size()));
+    if (!backend) {
+      return backend.error();
+    }
+    ranks.push_back(std::make_unique<Rank>(
+        std::make_unique<RankWorker>(std::move(backend).value(), std::move(comm))));
+  }
+  return ranks;
+}
+
+Status load_ranks(const ModelRunnerConfig& config,
+                  const ModelSetup& setup,
+                  const std::vector<std::unique_ptr<Rank>>& ranks) {
+  int64_t total = 0;
+  for (const ParallelLayout& layout : setup.layouts) {
+    for (const WeightBytes& group : count_weight_bytes(setup.model, layout, false)) {
+      total += group.bytes;
+    }
+  }
+  LoadMeter meter(total, config.progress, system_clock());
+  return on_all_ranks(ranks, [&](RankWorker& worker, size_t rank) {
+    return worker.load({.config = setup.model,
+                        .layout = setup.layouts[rank],
+                        .weights = *setup.weights,
+                        .backend = worker.backend(),
+                        .max_positions = setup.context_length,
+                        .with_mtp = false,
+                        .meter = &meter});
+  });
+}
+
+}  // namespace
+
+Result<std::unique_ptr<Runner>> make_model_runner(const ModelRunnerConfig& config) {
+  auto setup = make_setup(config);
+  if (!setup) {
+    return setup.error();
+  }
+  auto ranks = make_ranks(config);
+  if (!ranks) {
+    return ranks.error();
+  }
+  const auto& workers = ranks.value();
+  const int64_t free_bytes = workers.front()->worker->backend().memory_info().free_bytes;
+  HADAL_RETURN_IF_ERROR(load_ranks(config, setup.value(), workers));
+  const int64_t weight_bytes = workers.front()->worker->model().weight_bytes();
+  const auto memory = plan_memory(config, setup.value(), free_bytes, weight_bytes);
+  if (!memory) {
+    return memory.error();
+  }
+  setup.value().weights.reset();
+  RankSizes sizes;
+  sizes.kv_dtype = setup.value().kv_dtype;
+  sizes.limits = {.num_pages = memory.value().num_pages,
+                  .max_step_tokens = config.max_step_tokens,
+                  .max_slots = config.max_slots,
+                  .max_context_tokens = static_cast<int32_t>(memory.value().context_length),
+                  .vocab_size = static_cast<int32_t>(setup.value().model.vocab_size),
+                  .max_steps_in_flight = config.max_steps_in_flight,
+                  .max_step_logits = config.max_step_tokens};
+  HADAL_RETURN_IF_ERROR(on_all_ranks(
+      workers, [&](RankWorker& worker, size_t /*rank*/) { return worker.prepare(sizes); }));
+  return std::unique_ptr<Runner>(
+      std::make_unique<ModelRunner>(std::move(ranks).value(), sizes.limits));
+}
+
+}  // namespace hadal

@@ -1,0 +1,116 @@
+// State of the scheduler, shared by the files that implement it: scheduler.cpp (interface),
+// planner.cpp (plan_next), admission.cpp (who comes next), retire.cpp (commit and page return).
+#pragma once
+
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <hadal/sched/scheduler.h>
+
+#include "page_allocator.h"
+#include "radix_cache.h"
+#include "sequence.h"
+
+namespace hadal {
+
+/// A plan that is out: what commit() needs to know about it.
+struct PlannedStep {
+  struct Row {
+    SlotId slot = 0;
+    int32_t kv_end = 0;
+    int32_t num_logits = 0;
+    bool samples = false;
+    bool ends_scoring = false;  ///< last row of a prompt without anything to generate
+  };
+
+  uint64_t step_id = 0;
+  std::vector<Row> rows;
+  std::vector<Lease> copy_sources;
+};
+
+/// What is left of a step's limits while its plan is made.
+struct StepBudget {
+  int32_t prefill_tokens = 0;  ///< of max_prefill_tokens
+  int32_t step_tokens = 0;     ///< of max_step_tokens
+  int32_t scoring_logits = 0;  ///< of max_step_logits, what sampling rows can never need
+  bool has_prefill = false;
+};
+
+double initial_reserve_ratio(double conservativeness);
+
+struct Scheduler::Impl {
+  explicit Impl(const SchedulerConfig& scheduler_config);
+  ~Impl();
+
+  // planner.cpp
+  std::optional<BatchPlan> plan_next();
+  int32_t count_decode_pages() const;
+  void make_room_for_decodes();
+  Sequence& choose_victim() const;
+  void plan_decodes(BatchPlan& plan, StepBudget& budget);
+  void plan_chunk(Sequence& sequence, BatchPlan& plan, StepBudget& budget);
+  int32_t chunk_end(const Sequence& sequence, int32_t computed, const StepBudget& budget) const;
+  void add_rows(Sequence& sequence, int32_t begin, int32_t end, BatchPlan& plan);
+  void add_row(Sequence& sequence, const PlanRow& row, BatchPlan& plan);
+  PageId take_page();
+
+  // admission.cpp
+  void admit(BatchPlan& plan, StepBudget& budget);
+  std::vector<Sequence*> admission_order();
+  void refresh_match(Sequence& sequence);
+  bool reads_cache(const Sequence& sequence) const;
+  bool waits_for_prefix(const Sequence& sequence) const;
+  bool fits(const Sequence& sequence, const PrefixMatch& match) const;
+  int32_t expected_growth(const Sequence& sequence) const;
+  void place(Sequence& sequence, const PrefixMatch& match, BatchPlan& plan);
+
+  // retire.cpp
+  void commit(const StepResult& result);
+  void commit_row(const PlannedStep::Row& row, const RowResult* result);
+  void append_token(Sequence& sequence, const RowResult& result);
+  void publish(Sequence& sequence);
+  void finish(Sequence& sequence, TokenEvent event, FinishReason reason);
+  void fail(Sequence& sequence, const std::string& error);
+  void retract(Sequence& sequence);
+  void give_back_pages(Sequence& sequence);
+  void release(Sequence& sequence);
+  TokenEvent make_event(Sequence& sequence);
+
+  // scheduler.cpp
+  bool is_in_flight(const Sequence& sequence) const;
+
+  /// Free pages and those that eviction can free.
+  int32_t num_available() const { return pages.num_free() + cache.num_cached(); }
+
+  void check_counts() const;
+
+  SchedulerConfig config;
+  int32_t max_running = 0;
+  PageAllocator pages;
+  RadixCache cache;
+  std::map<RequestId, std::unique_ptr<Sequence>> sequences;
+  std::vector<Sequence*> running;          ///< by age, oldest first
+  std::map<RequestId, Sequence*> waiting;  ///< by age
+  std::vector<Sequence*> slots;            ///< by SlotId; null = free
+  std::vector<SlotId> free_slots;
+  std::deque<PlannedStep> in_flight;
+  std::vector<TokenEvent> events;
+  std::vector<RequestId> admitted;
+  uint64_t next_step_id = 1;
+  uint64_t retired_step_id = 0;
+  /// Share of a running sequence's remaining output that admission reserves; falls with every step,
+  /// rises with every retraction.
+  double reserve_ratio = 0.0;
+  /// The first candidate did not fit; until this step, or until pages come free, none is tried.
+  uint64_t admission_blocked_until = 0;
+  int64_t num_waiting_tokens = 0;
+  int64_t num_retractions = 0;
+  int64_t num_cached_tokens = 0;
+  int64_t num_prompt_tokens = 0;
+};
+
+}  // namespace hadal

@@ -1,0 +1,45 @@
+// Pages from bytes, at the edges.
+#include <hadal/runtime/memory_plan.h>
+
+#include "catch.h"
+
+namespace hadal {
+namespace {
+
+PageBudget budget() {
+  PageBudget result;
+  result.free_bytes = 1'000'000;
+  result.memory_fraction = 0.5;
+  result.fixed_bytes = 100'000;
+  result.kv_bytes_per_token = 100;  // 6400 bytes a page: 62.5 pages fit
+  result.useful_tokens = 1'000'000;
+  return result;
+}
+
+TEST_CASE("plan_pages: takes what fits, what is useful, or what was asked for", "[runtime]") {
+  PageBudget b = budget();
+  CHECK(plan_pages(b).value() == 62);
+  b.useful_tokens = 65;
+  CHECK(plan_pages(b).value() == 2);
+  b.max_total_tokens = 640;
+  CHECK(plan_pages(b).value() == 10);
+  b.max_total_tokens = 641;
+  CHECK(plan_pages(b).value() == 11);
+}
+
+TEST_CASE("plan_pages: says what is needed and had when it does not fit", "[runtime]") {
+  PageBudget b = budget();
+  b.max_total_tokens = 64 * 63;
+  const auto asked = plan_pages(b);
+  REQUIRE_FALSE(asked);
+  CHECK(asked.error().code == ErrorCode::resource_exhausted);
+  CHECK_THAT(asked.error().message, Catch::Matchers::Contains("63 KV pages 403.2 kB"));
+  b = budget();
+  b.fixed_bytes = 499'000;
+  CHECK_FALSE(plan_pages(b));
+  b.fixed_bytes = 600'000;
+  CHECK_FALSE(plan_pages(b));
+}
+
+}  // namespace
+}  // namespace hadal

@@ -1,0 +1,118 @@
+// The scheduler on a pretended device that remembers what the KV of every page holds.
+//
+// The device runs a plan when it is submitted and keeps the result until commit, as hardware with a
+// step in flight does. After every call the rules of the reliability model are checked: content of
+// reused KV (R6, R7), writes of a step in flight (P6), limits of a plan (S3, S4, S7), the life of a
+// request (L1-L4), pages and tree (P1-P5, R1-R10, L5 in Scheduler::check_invariants).
+#pragma once
+
+#include <deque>
+#include <map>
+#include <set>
+#include <string>
+#include <vector>
+
+#include <hadal/sched/scheduler.h>
+
+namespace hadal {
+
+class SchedulerHarness {
+ public:
+  /// What is known of one request: what was asked, and what came.
+  struct Record {
+    std::string name_space;
+    std::vector<TokenId> prompt;
+    int32_t max_new_tokens = 0;
+    std::vector<TokenId> stop_tokens;
+    std::vector<TokenId> tokens;
+    std::vector<TokenLogprob> prompt_logprobs;
+    int32_t num_cached_tokens = 0;
+    int num_terminal = 0;
+    FinishReason finish = FinishReason::error;
+    bool wants_prompt_logprobs = false;
+  };
+
+  struct Ask {
+    std::vector<TokenId> prompt;
+    int32_t max_new_tokens = 1;
+    std::string name_space = {};
+    std::vector<TokenId> stop_tokens = {};
+    bool wants_prompt_logprobs = false;
+    int32_t priority = 0;
+  };
+
+  explicit SchedulerHarness(const SchedulerConfig& config);
+  ~SchedulerHarness();
+
+  RequestId submit(Ask ask);
+  void cancel(RequestId id);
+  /// Plans and submits a step if there is one; true when there was.
+  bool plan();
+  /// Retires the oldest step in flight; true when there was one.
+  bool retire();
+  /// One turn of the engine: as many steps ahead as allowed, then the oldest retires.
+  void turn();
+  /// Turns until there is no work; fails when that takes too many.
+  void drain();
+
+  void flush() { scheduler_.flush_cache(); }
+
+  const Record& record(RequestId id) const { return records_.at(id); }
+
+  const BatchPlan& last_plan() const { return last_plan_; }
+
+  SchedulerStats stats() const { return scheduler_.stats(); }
+
+  int32_t num_in_flight() const { return static_cast<int32_t>(in_flight_.size()); }
+
+  /// Slots that the newest plan has rows of, as requests.
+  std::set<RequestId> planned_requests() const;
+
+  /// The next row of this request is reported as not a number.
+  void poison(RequestId id) { poisoned_.insert(id); }
+
+  /// The token that the device samples for a request at a position.
+  static TokenId sampled_token(RequestId id, int32_t position, int32_t vocab_size);
+
+ private:
+  struct Position {
+    uint64_t prefix_hash = 0;
+    std::string name_space;
+  };
+
+  struct Slot {
+    RequestId id = 0;
+    std::vector<PageId> pages;
+    int32_t kv_end = -1;
+    int32_t num_prompt = 0;
+    TokenId last_token = -1;
+    int32_t last_position = -1;
+  };
+
+  struct Step {
+    StepResult result;
+    std::set<PageId> written;
+    std::set<PageId> read;
+  };
+
+  void execute(const BatchPlan& plan);
+  void apply_updates(const BatchPlan& plan, Step& step);
+  void run_row(const PlanRow& row, std::span<const TokenId> tokens, Step& step);
+  void check_prefix(const Slot& slot, int32_t num_tokens);
+  void check_in_flight(const Step& step) const;
+  void collect();
+  Position& kv(const Slot& slot, int32_t position);
+
+  SchedulerConfig config_;
+  Scheduler scheduler_;
+  std::map<RequestId, Record> records_;
+  std::map<SlotId, Slot> slots_;
+  std::vector<std::vector<Position>> kv_;  ///< [page][offset]
+  std::deque<Step> in_flight_;
+  BatchPlan last_plan_;
+  std::set<RequestId> poisoned_;
+  RequestId next_id_ = 1;
+  uint64_t last_step_id_ = 0;
+};
+
+}  // namespace hadal
