@@ -1,0 +1,184 @@
+// Making the parts. Loading may take minutes, so it reports how far it is.
+#include "assembly.h"
+
+#include <algorithm>
+#include <fstream>
+#include <sstream>
+#include <utility>
+
+#include "files.h"
+
+namespace hadal {
+
+namespace {
+
+/// Limits of the null runner: large enough that only requests and the scheduler bound a test.
+constexpr int32_t kNullPages = 4096;
+constexpr int32_t kNullStepTokens = 8192;
+constexpr int32_t kNullContext = 32768;
+
+/// A prompt chunk of this many tokens keeps a CPU busy; more would only cost work space.
+constexpr int32_t kStepTokensDefault = 2048;
+
+int32_t step_tokens(const Config& config) {
+  const int32_t prefill =
+      config.engine.max_prefill_tokens > 0 ? config.engine.max_prefill_tokens : kStepTokensDefault;
+  const int32_t chunk = config.engine.chunked_prefill_tokens;
+  const int32_t useful = chunk > 0 ? std::max(chunk, kStepTokensDefault) : prefill;
+  return std::min(prefill, useful) + config.engine.max_running_requests;
+}
+
+/// `--disable-overlap-schedule`: the same runner, but one step at a time.
+class SerialRunner final : public Runner {
+ public:
+  explicit SerialRunner(std::unique_ptr<Runner> runner)
+      : runner_(std::move(runner)), limits_(runner_->limits()) {
+    limits_.max_steps_in_flight = 1;
+  }
+
+  const RunnerLimits& limits() const override { return limits_; }
+
+  Status submit(const BatchPlan& plan) override { return runner_->submit(plan); }
+
+  Result<StepResult> wait() override { return runner_->wait(); }
+
+ private:
+  std::unique_ptr<Runner> runner_;
+  RunnerLimits limits_;
+};
+
+/// The null runner as a large model would look to the scheduler.
+NullRunnerConfig null_runner_config(const Config& config, int32_t vocab_size) {
+  NullRunnerConfig result;
+  result.step_us = *config.runner.null_step_us;
+  RunnerLimits& limits = result.limits;
+  const int64_t pages = config.runner.kv_tokens_max / kPageTokens;
+  limits.num_pages =
+      pages > 0 ? static_cast<int32_t>(std::min<int64_t>(pages, 1 << 24)) : kNullPages;
+  limits.max_step_tokens = kNullStepTokens;
+  limits.max_slots = config.engine.max_running_requests;
+  limits.max_context_tokens =
+      config.model.context_length > 0 ? config.model.context_length : kNullContext;
+  limits.vocab_size = vocab_size;
+  limits.max_steps_in_flight = 2;
+  return result;
+}
+
+}  // namespace
+
+ModelRunnerConfig runner_config(const Config& config, const std::filesystem::path& model_dir) {
+  ModelRunnerConfig result;
+  result.model_dir = model_dir;
+  result.load_format = config.model.load_format;
+  result.cpu_mode = config.runner.cpu_mode;
+  result.num_threads = config.runner.cpu_threads;
+  result.kv_dtype = config.runner.kv_dtype;
+  result.tp = config.layout.tp_size;
+  result.ep = config.layout.ep_size;
+  result.context_length = config.model.context_length;
+  result.max_total_tokens = config.runner.kv_tokens_max;
+  result.memory_fraction = config.runner.memory_fraction;
+  result.max_slots = config.engine.max_running_requests;
+  result.max_step_tokens = step_tokens(config);
+  return result;
+}
+
+Status check_quantization(const Config& config, const std::filesystem::path& model_dir) {
+  if (!config.model.requires_fp8) {
+    return ok_status();
+  }
+  auto model = load_deepseek_config(model_dir);
+  if (!model) {
+    return model.error();
+  }
+  if (!model.value().is_fp8) {
+    return Error{ErrorCode::unsupported,
+                 "--quantization fp8: expected an FP8 checkpoint; " + model_dir.string() +
+                     " is not, and hadal does not quantise"};
+  }
+  return ok_status();
+}
+
+Result<std::unique_ptr<Runner>> make_runner(const Config& config,
+                                            const std::filesystem::path& model_dir,
+                                            int32_t null_vocab_size) {
+  std::unique_ptr<Runner> runner;
+  if (config.runner.null_step_us) {
+    runner = make_null_runner(null_runner_config(config, null_vocab_size));
+  } else {
+    HADAL_RETURN_IF_ERROR(check_quantization(config, model_dir));
+    ModelRunnerConfig model_config = runner_config(config, model_dir);
+    model_config.progress = [](const LoadProgress& progress) {
+      log_info("Loading: " + progress_text(progress));
+    };
+    auto made = make_model_runner(model_config);
+    if (!made) {
+      return made.error();
+    }
+    runner = std::move(made).value();
+  }
+  if (!config.runner.plans_ahead) {
+    runner = std::make_unique<SerialRunner>(std::move(runner));
+  }
+  return runner;
+}
+
+Result<TextParts> load_text_parts(const Config& config, const std::filesystem::path& model_dir) {
+  const std::filesystem::path dir =
+      config.model.tokenizer_path.empty() ? model_dir : config.model.tokenizer_path;
+  auto tokenizer = Tokenizer::load(dir);
+  if (!tokenizer) {
+    return tokenizer.error();
+  }
+  if (config.model.chat_template.empty()) {
+    auto chat_template = ChatTemplate::load(dir);
+    if (!chat_template) {
+      return chat_template.error();
+    }
+    return TextParts{std::move(tokenizer).value(), std::move(chat_template).value()};
+  }
+  auto source = read_small_file(config.model.chat_template, 1 << 20);
+  if (!source) {
+    return Error{source.error().code, "--chat-template: " + source.error().message};
+  }
+  auto chat_template = ChatTemplate::parse(source.value());
+  if (!chat_template) {
+    return Error{chat_template.error().code,
+                 config.model.chat_template.string() + ": " + chat_template.error().message};
+  }
+  return TextParts{std::move(tokenizer).value(), std::move(chat_template).value()};
+}
+
+std::vector<TokenId> stop_tokens(const GenerationConfig& config, const Tokenizer& tokenizer) {
+  std::vector<TokenId> ids = config.eos_token_ids;
+  auto eos = tokenizer.eos_id();
+  if (!eos) {
+    eos = tokenizer.added_token("<｜end▁of▁sentence｜>");
+  }
+  if (ids.empty() && eos) {
+    ids.push_back(*eos);
+  }
+  return ids;
+}
+
+Error multi_node_error(const LayoutOptions& layout) {
+  return Error{ErrorCode::unsupported,
+               "--nnodes " + std::to_string(layout.num_nodes) +
+                   ": this version runs all ranks in one process on one node"};
+}
+
+int64_t available_memory_bytes() {
+  std::ifstream meminfo("/proc/meminfo");
+  std::string name;
+  int64_t kilobytes = 0;
+  std::string unit;
+  while (meminfo >> name >> kilobytes) {
+    std::getline(meminfo, unit);
+    if (name == "MemAvailable:") {
+      return kilobytes * 1024;
+    }
+  }
+  return 0;
+}
+
+}  // namespace hadal

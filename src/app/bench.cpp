@@ -1,0 +1,308 @@
+// `hadal bench`: the engine without HTTP, greedy, no prefix reuse, as tokens per second and as a
+// share of what the machine could do.
+//
+// A decode rate counts the tokens after each stream's first one, over the time from the moment all
+// streams decode to the moment the first one ends: prefill and thinning batches stay out of it.
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <fstream>
+
+#include <nlohmann/json.hpp>
+
+#include <hadal/metrics/metrics.h>
+
+#include "assembly.h"
+#include "bench_cost.h"
+#include "commands.h"
+#include "exit_code.h"
+#include "machine_roof.h"
+#include "version.h"
+
+namespace hadal {
+
+namespace {
+
+using nlohmann::json;
+using Seconds = std::chrono::duration<double>;
+
+/// Times of the tokens of one stream; written by the engine thread.
+class TimingSink final : public TokenSink {
+ public:
+  explicit TimingSink(std::atomic<int32_t>& num_ended) : num_ended_(num_ended) {}
+
+  void on_event(TokenEvent event) noexcept override {
+    if (event.token) {
+      times_.push_back(system_clock().now());
+    }
+    if (event.finish) {
+      failed_ = *event.finish == FinishReason::error;
+      num_ended_.fetch_add(1, std::memory_order_release);
+      num_ended_.notify_one();
+    }
+  }
+
+  /// After the stream has ended.
+  const std::vector<TimePoint>& times() const { return times_; }
+
+  bool failed() const { return failed_; }
+
+ private:
+  std::atomic<int32_t>& num_ended_;
+  std::vector<TimePoint> times_;
+  bool failed_ = false;
+};
+
+struct Scenario {
+  const char* name;
+  int32_t num_streams;
+  int32_t prompt_tokens;
+  int32_t new_tokens;
+};
+
+struct Measurement {
+  double prefill_s = 0;  ///< submit to the first token of the last stream
+  double decode_tokens_per_s = 0;
+};
+
+class Bench {
+ public:
+  Bench(Engine& engine, int32_t vocab_size) : engine_(engine), vocab_size_(vocab_size) {}
+
+  Result<Measurement> run(const Scenario& scenario) {
+    std::atomic<int32_t> num_ended{0};
+    std::vector<std::shared_ptr<TimingSink>> sinks;
+    const TimePoint start = system_clock().now();
+    for (int32_t i = 0; i < scenario.num_streams; ++i) {
+      sinks.push_back(std::make_shared<TimingSink>(num_ended));
+      if (auto id = engine_.submit(make_request(scenario), sinks.back()); !id) {
+        return id.error();
+      }
+    }
+    for (int32_t ended = 0; ended < scenario.num_streams; ended = num_ended.load()) {
+      num_ended.wait(ended);
+    }
+    return measure(sinks, start);
+  }
+
+ private:
+  GenerateRequest make_request(const Scenario& scenario) {
+    GenerateRequest request;
+    request.sampling.temperature = 0;
+    request.max_new_tokens = scenario.new_tokens;
+    request.ignore_stop_tokens = true;
+    for (int32_t i = 0; i < scenario.prompt_tokens; ++i) {
+      state_ = state_ * 6364136223846793005ULL + 1442695040888963407ULL;
+      request.prompt.push_back(
+          static_cast<TokenId>((state_ >> 33U) % static_cast<uint64_t>(vocab_size_)));
+    }
+    return request;
+  }
+
+  static Result<Measurement> measure(const std::vector<std::shared_ptr<TimingSink>>& sinks,
+                                     TimePoint start) {
+    TimePoint all_decode = start;
+    TimePoint first_end = TimePoint::max();
+    for (const auto& sink : sinks) {
+      if (sink->failed() || sink->times().empty()) {
+        return Error{ErrorCode::unavailable, "a stream failed"};
+      }
+      all_decode = std::max(all_decode, sink->times().front());
+      first_end = std::min(first_end, sink->times().back());
+    }
+    int64_t tokens = 0;
+    for (const auto& sink : sinks) {
+      tokens += std::count_if(sink->times().begin(), sink->times().end(), [&](TimePoint time) {
+        return time > all_decode && time <= first_end;
+      });
+    }
+    Measurement result;
+    result.prefill_s = Seconds(all_decode - start).count();
+    const double decode_s = Seconds(first_end - all_decode).count();
+    result.decode_tokens_per_s = decode_s > 0 ? static_cast<double>(tokens) / decode_s : 0;
+    return result;
+  }
+
+  Engine& engine_;
+  int32_t vocab_size_;
+  uint64_t state_ = 1;
+};
+
+/// The median of repeated runs for about `seconds`, at least three.
+template <class Value>
+Result<double> median_of(double seconds, Value value) {
+  std::vector<double> results;
+  const TimePoint start = system_clock().now();
+  while (results.size() < 3 || Seconds(system_clock().now() - start).count() < seconds) {
+    auto result = value();
+    if (!result) {
+      return result.error();
+    }
+    results.push_back(result.value());
+  }
+  std::sort(results.begin(), results.end());
+  return results[results.size() / 2];
+}
+
+struct Context {
+  const Config& config;
+  const DeepseekConfig& model;
+  MachineRoof roof;
+  int kv_bytes = 2;
+};
+
+Result<json> bench_decode(const Context& context, Bench& bench, const Scenario& scenario) {
+  auto rate = median_of(context.config.bench.seconds, [&]() -> Result<double> {
+    auto measured = bench.run(scenario);
+    if (!measured) {
+      return measured.error();
+    }
+    return measured.value().decode_tokens_per_s;
+  });
+  if (!rate) {
+    return rate.error();
+  }
+  const double mean_context = scenario.prompt_tokens + scenario.new_tokens / 2.0;
+  const double bytes =
+      decode_step_bytes(context.model, scenario.num_streams, mean_context, context.kv_bytes);
+  const double steps_per_s = rate.value() / scenario.num_streams;
+  return json{
+      {"name", scenario.name},
+      {"streams", scenario.num_streams},
+      {"prompt_tokens", scenario.prompt_tokens},
+      {"new_tokens", scenario.new_tokens},
+      {"tokens_per_s", rate.value()},
+      {"step_bytes", bytes},
+      {"memory_bandwidth_fraction", steps_per_s * bytes / (context.roof.read_gb_per_s * 1e9)}};
+}
+
+Result<json> bench_prefill(const Context& context, Bench& bench, const Scenario& scenario) {
+  auto time = median_of(context.config.bench.seconds, [&]() -> Result<double> {
+    auto measured = bench.run(scenario);
+    if (!measured) {
+      return measured.error();
+    }
+    return measured.value().prefill_s;
+  });
+  if (!time) {
+    return time.error();
+  }
+  const double flops = prefill_flops(context.model, scenario.prompt_tokens) * scenario.num_streams;
+  const double tokens = static_cast<double>(scenario.prompt_tokens) * scenario.num_streams;
+  return json{{"name", scenario.name},
+              {"streams", scenario.num_streams},
+              {"prompt_tokens", scenario.prompt_tokens},
+              {"tokens_per_s", tokens / time.value()},
+              {"flops", flops},
+              {"flop_peak_fraction", flops / time.value() / (context.roof.f32_gflop_per_s * 1e9)}};
+}
+
+Result<json> run_scenarios(const Context& context, Engine& engine) {
+  const Scenario decodes[] = {{"decode_1_context_512", 1, 128, 384},
+                              {"decode_1_context_2048", 1, 1792, 256},
+                              {"decode_16_context_512", 16, 128, 384}};
+  const Scenario prefills[] = {{"prefill_1024", 1, 1024, 1}, {"prefill_4x1024", 4, 1024, 1}};
+  Bench bench(engine, static_cast<int32_t>(context.model.vocab_size));
+  json results = json::array();
+  const auto fits = [&](const Scenario& scenario) {
+    const RunnerLimits& limits = engine.limits();
+    return scenario.prompt_tokens + scenario.new_tokens <= limits.max_context_tokens &&
+           scenario.num_streams <= limits.max_slots;
+  };
+  for (const Scenario& scenario : decodes) {
+    auto result = fits(scenario) ? bench_decode(context, bench, scenario) : Result<json>(json{});
+    if (!result) {
+      return result.error();
+    }
+    if (fits(scenario)) {
+      std::fprintf(stderr, "%s\n", result.value().dump().c_str());
+      results.push_back(std::move(result).value());
+    }
+  }
+  for (const Scenario& scenario : prefills) {
+    auto result = fits(scenario) ? bench_prefill(context, bench, scenario) : Result<json>(json{});
+    if (!result) {
+      return result.error();
+    }
+    if (fits(scenario)) {
+      std::fprintf(stderr, "%s\n", result.value().dump().c_str());
+      results.push_back(std::move(result).value());
+    }
+  }
+  return results;
+}
+
+std::string command_text(const Config& config) {
+  std::string text = "hadal bench";
+  for (const auto& [name, values] : config.given) {
+    const FlagSpec* flag = find_flag(name);
+    text += " --" + name;
+    if (flag != nullptr && flag->kind != FlagKind::toggle) {
+      text += " " + values.back();
+    }
+  }
+  return text;
+}
+
+int fail(int code, const Error& error) {
+  std::fprintf(stderr, "hadal bench: %s\n", error.message.c_str());
+  return code;
+}
+
+}  // namespace
+
+int run_bench(const Config& config, const Environment& environment) {
+  if (config.layout.num_nodes > 1) {
+    return fail(kExitUsage, multi_node_error(config.layout));
+  }
+  if (config.runner.null_step_us) {
+    return fail(kExitUsage, Error{ErrorCode::unsupported, "--runner null: bench measures a model"});
+  }
+  auto model_dir = find_model_dir(config.model.query, environment);
+  if (!model_dir) {
+    return fail(model_exit_code(model_dir.error()), model_dir.error());
+  }
+  auto model = load_deepseek_config(model_dir.value());
+  if (!model) {
+    return fail(model_exit_code(model.error()), model.error());
+  }
+  const int32_t threads =
+      config.runner.cpu_threads > 0 ? config.runner.cpu_threads : hardware_threads();
+  Context context{config, model.value(), measure_roof(threads)};
+  const bool is_f32 =
+      config.runner.kv_dtype == KvDtype::f32 ||
+      (config.runner.kv_dtype == KvDtype::automatic && config.runner.cpu_mode == CpuMode::exact);
+  context.kv_bytes = is_f32 ? 4 : 2;
+  auto runner = make_runner(config, model_dir.value(), 0);
+  if (!runner) {
+    return fail(model_exit_code(runner.error()), runner.error());
+  }
+  MetricsRegistry metrics(config.model.served_name);
+  EngineConfig engine_config = config.engine;
+  engine_config.enable_radix_cache = false;
+  Engine engine(engine_config, std::move(runner).value(), metrics.metrics());
+  engine.start();
+  auto results = run_scenarios(context, engine);
+  engine.drain_and_stop(system_clock().now());
+  if (!results) {
+    return fail(kExitInternal, results.error());
+  }
+  const json report = {{"version", kVersion},
+                       {"commit", kCommit},
+                       {"compiler", kCompiler},
+                       {"command", command_text(config)},
+                       {"machine", machine_name()},
+                       {"threads", threads},
+                       {"memory_gb_per_s", context.roof.read_gb_per_s},
+                       {"f32_gflop_per_s", context.roof.f32_gflop_per_s},
+                       {"results", results.value()}};
+  const std::string text = report.dump(2) + "\n";
+  std::fputs(text.c_str(), stdout);
+  if (!config.bench.output.empty() && !(std::ofstream(config.bench.output) << text)) {
+    return fail(kExitUsage,
+                Error{ErrorCode::not_found, "cannot write " + config.bench.output.string()});
+  }
+  return kExitOk;
+}
+
+}  // namespace hadal

@@ -1,0 +1,23 @@
+// The commands, each from a validated configuration to an exit code.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "config.h"
+
+namespace hadal {
+
+/// Answers one prompt on standard output, streamed.
+int run_generate(const Config& config, const Environment& environment, const std::string& prompt);
+
+/// Validates the model directory, prints what `serve` would do and starts nothing.
+int run_check(const Config& config, const Environment& environment);
+
+/// Serves until SIGTERM.
+int run_serve(const Config& config, const Environment& environment);
+
+/// Measures the engine and prints one JSON document.
+int run_bench(const Config& config, const Environment& environment);
+
+}  // namespace hadal

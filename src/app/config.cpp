@@ -1,0 +1,334 @@
+// Flag values to Config. Every value is range-checked here, so nothing below has to doubt it.
+#include "config.h"
+
+#include <charconv>
+#include <limits>
+#include <utility>
+
+#include "layout.h"
+
+namespace hadal {
+
+namespace {
+
+Error usage_error(std::string message) {
+  return Error{ErrorCode::invalid_argument, std::move(message)};
+}
+
+/// Typed reads of merged values. The first failed read is kept, so that the functions below stay
+/// straight lists; they check `error()` once at the end.
+class FlagReader {
+ public:
+  explicit FlagReader(const FlagValues& values) : values_(values) {}
+
+  bool has(std::string_view name) const { return values_.find(name) != values_.end(); }
+
+  void toggle(std::string_view name, bool& out) const { out = out || has(name); }
+
+  template <class Text>
+  void text(std::string_view name, Text& out) const {
+    if (const std::string* value = last(name)) {
+      out = Text(*value);
+    }
+  }
+
+  void list(std::string_view name, std::vector<std::string>& out) const {
+    if (const auto found = values_.find(name); found != values_.end()) {
+      out = found->second;
+    }
+  }
+
+  template <class Integer>
+  void integer(std::string_view name, int64_t low, int64_t high, Integer& out) {
+    const std::string* value = last(name);
+    if (value == nullptr) {
+      return;
+    }
+    int64_t number = 0;
+    const char* end = value->data() + value->size();
+    const auto parsed = std::from_chars(value->data(), end, number);
+    if (parsed.ec != std::errc{} || parsed.ptr != end || number < low || number > high) {
+      fail(name, "an integer in " + std::to_string(low) + ".." + std::to_string(high), *value);
+      return;
+    }
+    out = static_cast<Integer>(number);
+  }
+
+  void number(std::string_view name, double low, double high, double& out) {
+    const std::string* value = last(name);
+    if (value == nullptr) {
+      return;
+    }
+    double number = 0;
+    const char* end = value->data() + value->size();
+    const auto parsed = std::from_chars(value->data(), end, number);
+    if (parsed.ec != std::errc{} || parsed.ptr != end || !(number >= low && number <= high)) {
+      fail(name, "a number in " + std::to_string(low) + ".." + std::to_string(high), *value);
+      return;
+    }
+    out = number;
+  }
+
+  /// One of `names`; writes the value at the same place in `values`.
+  template <class T>
+  void choice(std::string_view name,
+              std::initializer_list<std::pair<std::string_view, T>> choices,
+              T& out) {
+    const std::string* value = last(name);
+    if (value == nullptr) {
+      return;
+    }
+    for (const auto& [word, result] : choices) {
+      if (word == *value) {
+        out = result;
+        return;
+      }
+    }
+    fail(name, "another value", *value);
+  }
+
+  void fail(std::string_view name, const std::string& expected, const std::string& got) {
+    if (!error_) {
+      error_ =
+          usage_error("--" + std::string(name) + ": expected " + expected + ", got '" + got + "'");
+    }
+  }
+
+  Status status() const {
+    if (error_) {
+      return *error_;
+    }
+    return ok_status();
+  }
+
+ private:
+  const std::string* last(std::string_view name) const {
+    const auto found = values_.find(name);
+    return found == values_.end() ? nullptr : &found->second.back();
+  }
+
+  const FlagValues& values_;
+  std::optional<Error> error_;
+};
+
+std::string value_text(const std::vector<std::string>& values) {
+  std::string text;
+  for (const std::string& value : values) {
+    text += (text.empty() ? "" : " ") + value;
+  }
+  return text;
+}
+
+/// Applies the table's handling: refusals are collected so that a user sees all of them at once.
+Status apply_handling(const FlagValues& values, Config& config) {
+  std::string refusals;
+  for (const auto& [name, texts] : values) {
+    const FlagSpec* flag = find_flag(name);
+    HADAL_CHECK(flag != nullptr, "flag value without a row: " + name);
+    const std::string shown = "--" + name;
+    const std::string reason(flag->reason);
+    const bool is_accepted = flag->accepted.empty() || list_contains(flag->accepted, texts.back());
+    if (!is_accepted && flag->handling == FlagHandling::honoured) {
+      return usage_error(shown + ": expected one of " + std::string(flag->accepted) + ", got '" +
+                         texts.back() + "'");
+    }
+    if (flag->handling == FlagHandling::refused ||
+        (flag->handling == FlagHandling::limited && !is_accepted)) {
+      refusals += (refusals.empty() ? "" : "\n") + shown +
+                  (flag->kind == FlagKind::toggle ? "" : " " + value_text(texts)) +
+                  " is refused: " + reason;
+    } else if (flag->handling == FlagHandling::warned) {
+      config.warnings.push_back(shown + " is ignored: " + reason);
+    } else if (flag->handling == FlagHandling::cuda_only) {
+      config.notes.push_back(shown + " has no effect on the CPU backend");
+    }
+  }
+  if (!refusals.empty()) {
+    return Error{ErrorCode::unsupported, refusals};
+  }
+  return ok_status();
+}
+
+void read_model(FlagReader& reader, Config& config) {
+  ModelOptions& model = config.model;
+  reader.text("model-path", model.query.name);
+  reader.text("revision", model.query.revision);
+  reader.text("download-dir", model.query.download_dir);
+  reader.text("tokenizer-path", model.tokenizer_path);
+  reader.text("chat-template", model.chat_template);
+  model.served_name = model.query.name.empty() ? "null" : model.query.name;
+  reader.text("served-model-name", model.served_name);
+  reader.choice("load-format",
+                {{"auto", LoadFormat::automatic},
+                 {"safetensors", LoadFormat::safetensors},
+                 {"dummy", LoadFormat::dummy}},
+                model.load_format);
+  model.requires_fp8 = reader.has("quantization");
+  reader.integer("context-length", 1, std::numeric_limits<int32_t>::max(), model.context_length);
+}
+
+void read_runner(FlagReader& reader, Config& config) {
+  RunnerOptions& runner = config.runner;
+  std::string kind = "model";
+  reader.text("runner", kind);
+  if (kind.starts_with("null:")) {
+    int64_t step_us = -1;
+    const char* end = kind.data() + kind.size();
+    const auto parsed = std::from_chars(kind.data() + 5, end, step_us);
+    if (parsed.ec != std::errc{} || parsed.ptr != end || step_us < 0 || step_us > 10'000'000) {
+      reader.fail("runner", "null:STEP_US with 0..10000000 microseconds", kind);
+    }
+    runner.null_step_us = step_us;
+  } else if (kind != "model") {
+    reader.fail("runner", "model or null:STEP_US", kind);
+  }
+  reader.choice("cpu-mode", {{"fast", CpuMode::fast}, {"exact", CpuMode::exact}}, runner.cpu_mode);
+  reader.choice("kv-cache-dtype",
+                {{"auto", KvDtype::automatic},
+                 {"bf16", KvDtype::bf16},
+                 {"bfloat16", KvDtype::bf16},
+                 {"float32", KvDtype::f32}},
+                runner.kv_dtype);
+  runner.plans_ahead = !reader.has("disable-overlap-schedule");
+  reader.integer("cpu-threads", 1, 1024, runner.cpu_threads);
+  reader.number("mem-fraction-static", 0.01, 0.99, runner.memory_fraction);
+  reader.integer("max-total-tokens", 1, int64_t{1} << 40, runner.kv_tokens_max);
+}
+
+void read_api(FlagReader& reader, Config& config) {
+  ApiConfig& api = config.api;
+  reader.text("host", api.host);
+  reader.integer("port", 0, 65535, api.port);
+  api.admin_host = api.host;
+  reader.text("admin-host", api.admin_host);
+  if (reader.has("admin-port")) {
+    reader.integer("admin-port", 0, 65535, api.admin_port.emplace());
+  }
+  reader.text("api-key", api.api_key);
+  reader.list("cors-origins", api.cors_origins);
+  reader.integer("max-connections", 1, 1'000'000, api.limits.connections_max);
+  reader.toggle("strict-model-name", api.strict_model_name);
+  api.served_model_name = config.model.served_name;
+  api.separates_reasoning = reader.has("reasoning-parser");
+  std::string special = "parse";
+  reader.text("prompt-special-tokens", special);
+  api.raw_prompts_may_hold_special_tokens = special == "parse";
+  reader.integer("stream-interval", 1, 1'000'000, api.stream_interval);
+}
+
+void read_logging(FlagReader& reader, Config& config) {
+  const std::initializer_list<std::pair<std::string_view, LogLevel>> levels = {
+      {"debug", LogLevel::debug},
+      {"info", LogLevel::info},
+      {"warning", LogLevel::warning},
+      {"error", LogLevel::error},
+      {"critical", LogLevel::error}};
+  reader.choice("log-level", levels, config.log_level);
+  LogLevel http_level = LogLevel::warning;
+  reader.choice("log-level-http", levels, http_level);
+  config.api.logs_access = http_level <= LogLevel::info || reader.has("log-requests");
+  reader.integer("decode-log-interval", 1, 1'000'000'000, config.decode_log_interval);
+}
+
+void read_engine(FlagReader& reader, Config& config) {
+  EngineConfig& engine = config.engine;
+  reader.integer("max-running-requests", 1, 4096, engine.max_running_requests);
+  reader.integer("max-queued-requests", 1, 1'000'000, engine.max_queued_requests);
+  reader.integer("chunked-prefill-size", -1, 1 << 20, engine.chunked_prefill_tokens);
+  reader.integer("max-prefill-tokens", 1, 1 << 24, engine.max_prefill_tokens);
+  reader.choice("schedule-policy",
+                {{"lpm", SchedulePolicy::lpm},
+                 {"fcfs", SchedulePolicy::fcfs},
+                 {"random", SchedulePolicy::random},
+                 {"dfs-weight", SchedulePolicy::dfs_weight},
+                 {"priority", SchedulePolicy::priority}},
+                engine.policy);
+  engine.enable_radix_cache = !reader.has("disable-radix-cache");
+  if (reader.has("random-seed")) {
+    reader.integer(
+        "random-seed", 0, std::numeric_limits<int64_t>::max(), config.random_seed.emplace());
+    engine.policy_seed = *config.random_seed;
+    config.api.random_seed = config.random_seed;
+  }
+  reader.number("schedule-conservativeness", 0, 100, engine.schedule_conservativeness);
+  reader.number("watchdog-timeout", 0.1, 1e6, config.watchdog_timeout_s);
+  config.api.step_timeout_s = config.watchdog_timeout_s;
+  reader.number("shutdown-grace", 0, 1e6, config.shutdown_grace_s);
+}
+
+void read_commands(FlagReader& reader, Config& config) {
+  GenerateOptions& generate = config.generate;
+  reader.integer("max-new-tokens", 1, 1 << 24, generate.max_new_tokens);
+  double temperature = generate.temperature;
+  double top_p = generate.top_p;
+  reader.number("temperature", 0, 1e6, temperature);
+  reader.number("top-p", 1e-6, 1, top_p);
+  generate.temperature = static_cast<float>(temperature);
+  generate.top_p = static_cast<float>(top_p);
+  reader.integer("seed", 0, std::numeric_limits<int64_t>::max(), generate.seed);
+  reader.toggle("raw", generate.is_raw);
+  reader.text("bench-output", config.bench.output);
+  reader.number("bench-seconds", 0.1, 3600, config.bench.seconds);
+}
+
+Status read_layout(FlagReader& reader, const Environment& environment, Config& config) {
+  LayoutFlags flags;
+  reader.integer("tp-size", 1, 4096, flags.tp_size);
+  if (reader.has("nnodes")) {
+    reader.integer("nnodes", 1, 4096, flags.num_nodes.emplace());
+  }
+  if (reader.has("node-rank")) {
+    reader.integer("node-rank", 0, 4095, flags.node_rank.emplace());
+  }
+  if (reader.has("dist-init-addr")) {
+    reader.text("dist-init-addr", flags.address.emplace());
+  }
+  HADAL_RETURN_IF_ERROR(reader.status());
+  auto layout = resolve_layout(flags, environment);
+  if (!layout) {
+    return layout.error();
+  }
+  config.layout = layout.value();
+  config.layout.ep_size = reader.has("enable-ep-moe") ? config.layout.tp_size : 1;
+  reader.integer("ep-size", 1, 4096, config.layout.ep_size);
+  if (config.layout.tp_size % config.layout.ep_size != 0) {
+    reader.fail("ep-size",
+                "a divisor of --tp-size " + std::to_string(config.layout.tp_size),
+                std::to_string(config.layout.ep_size));
+  }
+  reader.integer("dist-timeout", 1, 1'000'000, config.layout.rendezvous_timeout_s);
+  return reader.status();
+}
+
+}  // namespace
+
+Result<Config> build_config(const FlagValues& values,
+                            const FlagValues& file_values,
+                            const Environment& environment) {
+  FlagValues merged = values;
+  for (const auto& [name, texts] : file_values) {
+    merged.try_emplace(name, texts);
+  }
+  Config config;
+  config.given = merged;
+  HADAL_RETURN_IF_ERROR(apply_handling(merged, config));
+  FlagReader reader(merged);
+  read_model(reader, config);
+  read_runner(reader, config);
+  read_api(reader, config);
+  read_logging(reader, config);
+  read_engine(reader, config);
+  read_commands(reader, config);
+  HADAL_RETURN_IF_ERROR(reader.status());
+  HADAL_RETURN_IF_ERROR(read_layout(reader, environment, config));
+  if (config.model.query.name.empty() && !config.runner.null_step_us) {
+    return usage_error("--model-path is required (or --runner null:STEP_US)");
+  }
+  if (config.api.admin_port == config.api.port && config.api.port != 0 &&
+      config.api.admin_host == config.api.host) {
+    return usage_error("--admin-port: expected another port than --port");
+  }
+  return config;
+}
+
+}  // namespace hadal

@@ -1,0 +1,95 @@
+// The one configuration of a process: built from flags, config file and environment, validated as
+// a whole, then const. Modules get their own small structs from it by value.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include <hadal/api/server.h>
+#include <hadal/backend/backend.h>
+#include <hadal/base/log.h>
+#include <hadal/base/result.h>
+#include <hadal/engine/engine.h>
+#include <hadal/runtime/model_runner.h>
+
+#include "arguments.h"
+#include "environment.h"
+#include "model_path.h"
+
+namespace hadal {
+
+struct ModelOptions {
+  ModelQuery query;                      ///< find_model_dir() makes it a directory
+  std::filesystem::path tokenizer_path;  ///< empty = the model directory
+  std::filesystem::path chat_template;   ///< empty = the checkpoint's own
+  std::string served_name;
+  LoadFormat load_format = LoadFormat::automatic;
+  bool requires_fp8 = false;   ///< `--quantization fp8` was given
+  int32_t context_length = 0;  ///< 0 = config.json's
+};
+
+/// The parallel layout and where the nodes meet.
+struct LayoutOptions {
+  int32_t tp_size = 1;
+  int32_t ep_size = 1;  ///< divides tp_size
+  int32_t num_nodes = 1;
+  int32_t node_rank = 0;
+  std::string rendezvous_host;  ///< empty on one node
+  uint16_t rendezvous_port = 0;
+  int32_t rendezvous_timeout_s = 600;
+
+  int32_t ranks_per_node() const { return tp_size / num_nodes; }
+};
+
+struct RunnerOptions {
+  std::optional<int64_t> null_step_us;  ///< set = no model
+  CpuMode cpu_mode = CpuMode::fast;
+  KvDtype kv_dtype = KvDtype::automatic;
+  int32_t cpu_threads = 0;        ///< 0 = all cores
+  bool plans_ahead = true;        ///< false: each step is planned after the last one has ended
+  double memory_fraction = 0.85;  ///< of free memory, weights and KV pool
+  int64_t kv_tokens_max = 0;      ///< 0 = from memory
+};
+
+struct GenerateOptions {
+  int32_t max_new_tokens = 512;
+  float temperature = 0;
+  float top_p = 1;
+  uint64_t seed = 0;
+  bool is_raw = false;
+};
+
+struct BenchOptions {
+  std::filesystem::path output;
+  double seconds = 3;
+};
+
+struct Config {
+  ModelOptions model;
+  LayoutOptions layout;
+  RunnerOptions runner;
+  ApiConfig api;
+  EngineConfig engine;
+  GenerateOptions generate;
+  BenchOptions bench;
+  LogLevel log_level = LogLevel::info;
+  std::optional<uint64_t> random_seed;
+  double watchdog_timeout_s = 300;
+  double shutdown_grace_s = 30;
+  int32_t decode_log_interval = 40;
+  FlagValues given;                   ///< flags and values as given, file included
+  std::vector<std::string> warnings;  ///< one line for each flag that is ignored
+  std::vector<std::string> notes;     ///< one line for each flag that has no effect here
+};
+
+/// Builds and validates. `values` come from the command line, `file_values` from `--config`.
+/// invalid_argument (exit 64) for wrong values, unsupported (exit 64) for refused flags: every
+/// refused flag is in the message, one line each.
+Result<Config> build_config(const FlagValues& values,
+                            const FlagValues& file_values,
+                            const Environment& environment);
+
+}  // namespace hadal

@@ -1,0 +1,26 @@
+// The only file that calls getenv.
+#include "environment.h"
+
+#include <array>
+#include <cstdlib>
+
+#include <unistd.h>
+
+namespace hadal {
+
+Environment read_environment() {
+  Environment environment;
+  for (const char* name :
+       {"LWS_LEADER_ADDRESS", "LWS_GROUP_SIZE", "LWS_WORKER_INDEX", "HF_HOME", "HOME"}) {
+    if (const char* value = std::getenv(name)) {  // NOLINT(concurrency-mt-unsafe): before threads
+      environment.variables.emplace(name, value);
+    }
+  }
+  std::array<char, 256> hostname{};
+  if (gethostname(hostname.data(), hostname.size() - 1) == 0) {
+    environment.hostname = hostname.data();
+  }
+  return environment;
+}
+
+}  // namespace hadal

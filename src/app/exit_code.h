@@ -1,0 +1,34 @@
+// Exit codes after sysexits.h: a supervisor can tell a bad flag from a bad model from a bad day.
+#pragma once
+
+#include <hadal/base/result.h>
+
+namespace hadal {
+
+enum ExitCode : int {
+  kExitOk = 0,
+  kExitUsage = 64,     ///< flags or configuration
+  kExitData = 65,      ///< a file of the model is damaged or contradicts itself
+  kExitModel = 66,     ///< no such model, or it does not fit into memory
+  kExitInternal = 70,  ///< a step failed, hung, or hadal was wrong about itself
+  kExitRetry = 75,     ///< a port is taken: trying again may help
+};
+
+/// For errors while a model is looked up, checked or loaded.
+inline ExitCode model_exit_code(const Error& error) {
+  switch (error.code) {
+    case ErrorCode::not_found:
+    case ErrorCode::resource_exhausted:
+      return kExitModel;
+    case ErrorCode::invalid_argument:
+    case ErrorCode::data_loss:
+    case ErrorCode::unsupported:
+      return kExitData;
+    case ErrorCode::cancelled:
+    case ErrorCode::unavailable:
+      return kExitInternal;
+  }
+  return kExitInternal;
+}
+
+}  // namespace hadal

@@ -1,0 +1,74 @@
+// The executable: parse, dispatch, exit code.
+#include <cstdio>
+
+#include "cli.h"
+#include "commands.h"
+#include "exit_code.h"
+#include "files.h"
+
+namespace hadal {
+
+namespace {
+
+int fail(int code, const std::string& message) {
+  std::fprintf(stderr, "hadal: %s\n", message.c_str());
+  return code;
+}
+
+Result<FlagValues> read_config_file(const CommandLine& line) {
+  const auto found = line.values.find("config");
+  if (found == line.values.end()) {
+    return FlagValues{};
+  }
+  const std::string& path = found->second.back();
+  auto text = read_small_file(path, 1 << 20);
+  if (!text) {
+    return Error{text.error().code, "--config: " + text.error().message};
+  }
+  return parse_config_file(text.value(), path, line.command);
+}
+
+int run(const std::vector<std::string>& arguments) {
+  auto line = parse_command_line(arguments);
+  if (!line) {
+    return fail(kExitUsage, line.error().message);
+  }
+  if (line.value().immediate_output) {
+    std::fputs(line.value().immediate_output->c_str(), stdout);
+    return kExitOk;
+  }
+  auto file_values = read_config_file(line.value());
+  if (!file_values) {
+    return fail(kExitUsage, file_values.error().message);
+  }
+  const Environment environment = read_environment();
+  auto config = build_config(line.value().values, file_values.value(), environment);
+  if (!config) {
+    return fail(kExitUsage, config.error().message);
+  }
+  set_log_level(config.value().log_level);
+  for (const std::string& warning : config.value().warnings) {
+    log_warning(warning);
+  }
+  switch (line.value().command) {
+    case kServe:
+      return run_serve(config.value(), environment);
+    case kGenerate:
+      return run_generate(config.value(), environment, line.value().words.front());
+    case kCheck:
+      return run_check(config.value(), environment);
+    case kBench:
+      return run_bench(config.value(), environment);
+    case kAllCommands:
+      break;
+  }
+  return fail(kExitInternal, "a command without code");
+}
+
+}  // namespace
+
+}  // namespace hadal
+
+int main(int argc, char** argv) {
+  return hadal::run({argv + 1, argv + argc});
+}

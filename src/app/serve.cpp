@@ -1,0 +1,276 @@
+// `hadal serve`: load, warm up, open the port, wait for a signal, drain.
+//
+// Signals are blocked in every thread and waited for here alone, so nothing runs in a handler. The
+// serving port opens only after a first answer was generated.
+#include <atomic>
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <thread>
+
+#include <hadal/api/server.h>
+#include <hadal/metrics/metrics.h>
+
+#include "assembly.h"
+#include "byte_model.h"
+#include "cli.h"
+#include "commands.h"
+#include "exit_code.h"
+#include "server_args.h"
+#include "step_log.h"
+#include "waiting_sink.h"
+
+namespace hadal {
+
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr auto kPollInterval = 200ms;
+constexpr double kFailureDrainSeconds = 2;
+constexpr int kWarmUpTokens = 4;
+
+sigset_t ending_signals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  return signals;
+}
+
+/// True when SIGTERM or SIGINT came within `timeout`.
+bool wait_for_signal(std::chrono::milliseconds timeout) {
+  const sigset_t signals = ending_signals();
+  timespec wait{};
+  wait.tv_sec = timeout.count() / 1000;
+  wait.tv_nsec = (timeout.count() % 1000) * 1'000'000;
+  return sigtimedwait(&signals, nullptr, &wait) > 0;
+}
+
+TimePoint after(double seconds) {
+  return system_clock().now() + std::chrono::duration_cast<std::chrono::steady_clock::duration>(
+                                    std::chrono::duration<double>(seconds));
+}
+
+/// Ends the process when a signal comes while nothing is served yet. Stopped before serving.
+class LoadingSignals {
+ public:
+  LoadingSignals() : thread_([this](std::stop_token stop) { watch(stop); }) {}
+
+ private:
+  void watch(const std::stop_token& stop) {
+    while (!stop.stop_requested()) {
+      if (wait_for_signal(kPollInterval)) {
+        log_info("Stopped while loading");
+        std::_Exit(kExitOk);
+      }
+    }
+  }
+
+  std::jthread thread_;
+};
+
+/// Fires when work is there but no step has ended for too long.
+class Watchdog {
+ public:
+  explicit Watchdog(double timeout_s) : timeout_s_(timeout_s) {}
+
+  bool is_hung(const EngineStats& stats, TimePoint now) {
+    const bool is_idle = stats.num_running == 0 && stats.num_queued == 0;
+    if (is_idle || stats.last_step_id != step_id_ || since_ == TimePoint{}) {
+      since_ = now;
+      step_id_ = stats.last_step_id;
+    }
+    return std::chrono::duration<double>(now - since_).count() > timeout_s_;
+  }
+
+ private:
+  double timeout_s_;
+  uint64_t step_id_ = 0;
+  TimePoint since_{};
+};
+
+struct Parts {
+  TextParts text;
+  GenerationConfig generation;
+  std::filesystem::path model_dir;
+};
+
+Result<Parts> load_parts(const Config& config, const Environment& environment) {
+  if (config.runner.null_step_us && config.model.query.name.empty()) {
+    auto text = make_byte_model();
+    if (!text) {
+      return text.error();
+    }
+    return Parts{std::move(text).value(), {}, {}};
+  }
+  auto model_dir = find_model_dir(config.model.query, environment);
+  if (!model_dir) {
+    return model_dir.error();
+  }
+  auto text = load_text_parts(config, model_dir.value());
+  if (!text) {
+    return text.error();
+  }
+  auto generation = load_generation_config(model_dir.value());
+  if (!generation) {
+    return generation.error();
+  }
+  return Parts{
+      std::move(text).value(), std::move(generation).value(), std::move(model_dir).value()};
+}
+
+ServedModel served_model(const Config& config, const Parts& parts, Engine& engine) {
+  ServedModel served;
+  served.engine = &engine;
+  served.tokenizer = &parts.text.tokenizer;
+  served.chat_template = &parts.text.chat_template;
+  const GenerationConfig& generation = parts.generation;
+  served.sampling.temperature = static_cast<float>(generation.temperature.value_or(1));
+  served.sampling.top_p = static_cast<float>(generation.top_p.value_or(1));
+  served.sampling.top_k = static_cast<int32_t>(std::max<int64_t>(generation.top_k.value_or(0), 0));
+  served.sampling.repetition_penalty =
+      static_cast<float>(generation.repetition_penalty.value_or(1));
+  served.eos_token_ids = stop_tokens(generation, parts.text.tokenizer);
+  served.context_length = engine.limits().max_context_tokens;
+  served.model_path = config.model.query.name;
+  served.tokenizer_path = config.model.tokenizer_path.empty()
+                              ? served.model_path
+                              : config.model.tokenizer_path.string();
+  served.server_args_json = server_args_json(config);
+  return served;
+}
+
+/// One short greedy answer: the first step allocates, pages in weights and finds what is broken.
+Status warm_up(Engine& engine, const Tokenizer& tokenizer) {
+  GenerateRequest request;
+  request.prompt = {tokenizer.bos_id().value_or(0)};
+  request.sampling.temperature = 0;
+  request.max_new_tokens = kWarmUpTokens;
+  request.ignore_stop_tokens = true;
+  auto sink = std::make_shared<WaitingSink>();
+  if (auto id = engine.submit(std::move(request), sink); !id) {
+    return id.error();
+  }
+  while (true) {
+    const TokenEvent event = sink->next();
+    if (event.finish == FinishReason::error) {
+      return Error{ErrorCode::unavailable, "warm-up: " + event.error};
+    }
+    if (event.finish) {
+      return ok_status();
+    }
+  }
+}
+
+void print_ready(const Config& config, const ApiServer& server) {
+  const std::string host = config.api.host == "0.0.0.0" ? "127.0.0.1" : config.api.host;
+  const std::string url = "http://" + host + ":" + std::to_string(server.port());
+  log_info("Serving '" + config.model.served_name + "' on " + url + ". Try:");
+  std::fprintf(stderr,
+               "\n  curl %s/v1/chat/completions -H 'Content-Type: application/json' \\\n"
+               "    -d '{\"model\": \"%s\", \"messages\": [{\"role\": \"user\", \"content\": "
+               "\"What is 12 + 30?\"}]}'\n\n",
+               url.c_str(),
+               config.model.served_name.c_str());
+}
+
+/// Until the last connection is closed; a second signal ends every stream now.
+void drain(ApiServer& server, double grace_s) {
+  server.request_drain(after(grace_s));
+  std::atomic<bool> is_drained{false};
+  std::jthread waiter([&] {
+    server.wait_drained();
+    is_drained.store(true);
+  });
+  while (!is_drained.load()) {
+    if (wait_for_signal(50ms)) {
+      log_warning("Second signal: ending every stream");
+      server.request_drain(system_clock().now());
+    }
+  }
+}
+
+/// Runs until a signal, a failed engine or a hung step; the exit code.
+int watch(const Config& config, ApiServer& server, Engine& engine, StepLog& step_log) {
+  Watchdog watchdog(config.watchdog_timeout_s);
+  while (true) {
+    if (wait_for_signal(kPollInterval)) {
+      log_info("Draining for at most " + std::to_string(config.shutdown_grace_s) + " s");
+      drain(server, config.shutdown_grace_s);
+      return kExitOk;
+    }
+    const EngineStats stats = engine.stats();
+    if (const auto error = engine.fatal_error()) {
+      log_error("The engine failed: " + *error);
+      server.set_failed(*error);
+      drain(server, kFailureDrainSeconds);
+      return kExitInternal;
+    }
+    if (watchdog.is_hung(stats, system_clock().now())) {
+      const std::string why = "step " + std::to_string(stats.last_step_id + 1) +
+                              " did not end within " + std::to_string(config.watchdog_timeout_s) +
+                              " s";
+      log_error(why);
+      server.set_failed(why);
+      server.request_drain(system_clock().now());
+      server.wait_drained();
+      std::_Exit(kExitInternal);  // the engine thread cannot be joined
+    }
+    step_log.report(stats, system_clock().now());
+  }
+}
+
+int fail(int code, const Error& error) {
+  log_error(error.message);
+  return code;
+}
+
+}  // namespace
+
+int run_serve(const Config& config, const Environment& environment) {
+  if (config.layout.num_nodes > 1) {
+    return fail(kExitUsage, multi_node_error(config.layout));
+  }
+  const sigset_t signals = ending_signals();
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  std::signal(SIGPIPE, SIG_IGN);
+  auto loading_signals = std::make_unique<LoadingSignals>();
+
+  MetricsRegistry metrics(config.model.served_name);
+  ApiConfig api_config = config.api;
+  const std::string version = version_text();  // "hadal VERSION (...)\n"
+  api_config.version = version.substr(6, version.size() - 7);
+  ApiServer server(api_config, metrics);
+  if (Status started = server.start(); !started) {
+    return fail(kExitRetry, started.error());
+  }
+  auto parts = load_parts(config, environment);
+  if (!parts) {
+    return fail(model_exit_code(parts.error()), parts.error());
+  }
+  auto runner =
+      make_runner(config, parts.value().model_dir, parts.value().text.tokenizer.vocab_size());
+  if (!runner) {
+    return fail(model_exit_code(runner.error()), runner.error());
+  }
+  StepLog step_log(config.decode_log_interval);
+  Engine engine(
+      config.engine, step_log.wrap(std::move(runner).value()), metrics.metrics(), system_clock());
+  engine.start();
+  if (Status warm = warm_up(engine, parts.value().text.tokenizer); !warm) {
+    return fail(kExitInternal, warm.error());
+  }
+  loading_signals.reset();
+  if (Status opened = server.open(served_model(config, parts.value(), engine)); !opened) {
+    return fail(kExitRetry, opened.error());
+  }
+  print_ready(config, server);
+  const int code = watch(config, server, engine, step_log);
+  engine.drain_and_stop(system_clock().now());
+  server.stop();
+  log_info("Stopped");
+  return code;
+}
+
+}  // namespace hadal

@@ -1,0 +1,11 @@
+// What `hadal --version` tells; version.cpp is written by cmake/Version.cmake at every build.
+#pragma once
+
+namespace hadal {
+
+extern const char* const kVersion;
+extern const char* const kCommit;  ///< "unknown" outside of a git checkout
+extern const char* const kCompiler;
+extern const bool kHasCuda;
+
+}  // namespace hadal

@@ -1,0 +1,204 @@
+// From flags to a validated Config, the manifest of the LWS deployment included.
+#include "config.h"
+
+#include "catch.h"
+#include "cli.h"
+
+using namespace hadal;
+
+namespace {
+
+using Words = std::vector<std::string>;
+
+Result<Config> configure(Words words, const Environment& environment = {}) {
+  words.insert(words.begin(), "serve");
+  auto line = parse_command_line(words);
+  if (!line) {
+    return line.error();
+  }
+  return build_config(line.value().values, {}, environment);
+}
+
+std::string config_error(const Words& words, const Environment& environment = {}) {
+  auto config = configure(words, environment);
+  REQUIRE_FALSE(config);
+  return config.error().message;
+}
+
+Words manifest(const std::string& node_rank) {
+  return {"--model-path",
+          "/mnt/catcat_data/model/DeepSeek-R1",
+          "--served-model-name",
+          "deepseek-r1",
+          "--tp",
+          "16",
+          "--dist-init-addr",
+          "sglang-0.sglang.default:20000",
+          "--nnodes",
+          "2",
+          "--node-rank",
+          node_rank,
+          "--trust-remote-code",
+          "--context-length",
+          "131072",
+          "--enable-metrics",
+          "--host",
+          "0.0.0.0",
+          "--port",
+          "8000"};
+}
+
+Environment lws(const std::string& hostname) {
+  return Environment{{{"LWS_LEADER_ADDRESS", "sglang-0.sglang.default"}, {"LWS_GROUP_SIZE", "2"}},
+                     hostname};
+}
+
+}  // namespace
+
+TEST_CASE("config: the LWS manifest's argument list is understood", "[app]") {
+  auto config = configure(manifest("1"));
+  REQUIRE(config);
+  const Config& value = config.value();
+  CHECK(value.model.query.name == "/mnt/catcat_data/model/DeepSeek-R1");
+  CHECK(value.model.served_name == "deepseek-r1");
+  CHECK(value.model.context_length == 131072);
+  CHECK(value.layout.tp_size == 16);
+  CHECK(value.layout.num_nodes == 2);
+  CHECK(value.layout.node_rank == 1);
+  CHECK(value.layout.ranks_per_node() == 8);
+  CHECK(value.layout.rendezvous_host == "sglang-0.sglang.default");
+  CHECK(value.layout.rendezvous_port == 20000);
+  CHECK(value.api.host == "0.0.0.0");
+  CHECK(value.api.port == 8000);
+  CHECK(value.warnings.empty());
+}
+
+TEST_CASE("config: the served name defaults to the model path", "[app]") {
+  auto config = configure({"--model", "/m/name"});
+  REQUIRE(config);
+  CHECK(config.value().model.served_name == "/m/name");
+  CHECK(config.value().api.port == 30000);
+}
+
+TEST_CASE("config: LeaderWorkerSet's environment gives the layout when flags do not", "[app]") {
+  const Words words = {"--model", "m", "--tp", "4"};
+  auto leader = configure(words, lws("sglang-0"));
+  REQUIRE(leader);
+  CHECK(leader.value().layout.node_rank == 0);
+  CHECK(leader.value().layout.rendezvous_host == "sglang-0.sglang.default");
+  CHECK(leader.value().layout.rendezvous_port == 20000);
+  auto worker = configure(words, lws("sglang-0-1"));
+  REQUIRE(worker);
+  CHECK(worker.value().layout.node_rank == 1);
+  Environment indexed = lws("elsewhere");
+  indexed.variables["LWS_WORKER_INDEX"] = "1";
+  CHECK(configure(words, indexed).value().layout.node_rank == 1);
+  CHECK(configure({"--model", "m", "--nnodes", "1"}, indexed).value().layout.num_nodes == 1);
+  CHECK(config_error(words, lws("elsewhere")).find("which one this is") != std::string::npos);
+  indexed.variables["LWS_GROUP_SIZE"] = "two";
+  CHECK(config_error(words, indexed) == "LWS_GROUP_SIZE: expected a number, got 'two'");
+}
+
+TEST_CASE("config: an impossible layout is refused", "[app]") {
+  CHECK(config_error({"--model", "m", "--tp", "3", "--nnodes", "2", "--dist-init-addr", "h:1"}) ==
+        "--node-rank: 2 nodes, and neither the flag, LWS_WORKER_INDEX nor the host name says "
+        "which one this is");
+  CHECK(config_error({"--model",
+                      "m",
+                      "--tp",
+                      "3",
+                      "--nnodes",
+                      "2",
+                      "--node-rank",
+                      "0",
+                      "--dist-init-addr",
+                      "h:1"}) == "--tp-size: 3 ranks do not divide over 2 nodes");
+  CHECK(config_error({"--model", "m", "--tp", "2", "--nnodes", "2", "--node-rank", "2"}) ==
+        "--node-rank: expected 0..1, got 2");
+  CHECK(config_error({"--model", "m", "--tp", "2", "--nnodes", "2", "--node-rank", "0"}) ==
+        "--dist-init-addr: 2 nodes need the host:port of node 0");
+  for (const char* address : {"host", ":1", "host:0", "host:65536", "host:x"}) {
+    CHECK(config_error({"--model", "m", "--dist-init-addr", address}).find("expected host:port") !=
+          std::string::npos);
+  }
+  CHECK(config_error({"--model", "m", "--tp", "4", "--ep-size", "3"}) ==
+        "--ep-size: expected a divisor of --tp-size 4, got '3'");
+  CHECK(configure({"--model", "m", "--tp", "4", "--enable-ep-moe"}).value().layout.ep_size == 4);
+}
+
+TEST_CASE("config: refused flags are all named, with reasons", "[app]") {
+  auto config = configure({"--model",
+                           "m",
+                           "--disable-mla",
+                           "--lora-paths",
+                           "a",
+                           "b",
+                           "--delete-ckpt-after-loading",
+                           "--dp",
+                           "2"});
+  REQUIRE_FALSE(config);
+  CHECK(config.error().code == ErrorCode::unsupported);
+  const std::string& message = config.error().message;
+  CHECK(message.find("--disable-mla is refused: MLA is the only attention") != message.npos);
+  CHECK(message.find("--lora-paths a b is refused: ") != message.npos);
+  CHECK(message.find("--delete-ckpt-after-loading is refused: ") != message.npos);
+  CHECK(message.find("--dp-size 2 is refused: ") != message.npos);
+}
+
+TEST_CASE("config: limited flags take their one value", "[app]") {
+  CHECK(configure({"--model",
+                   "m",
+                   "--dp",
+                   "1",
+                   "--page-size",
+                   "64",
+                   "--dtype",
+                   "bfloat16",
+                   "--schedule-conservativeness",
+                   "1.0"}));
+  CHECK(config_error({"--model", "m", "--page-size", "16"}).find("pages hold 64 tokens") !=
+        std::string::npos);
+  CHECK(config_error({"--model", "m", "--schedule-policy", "best"}) ==
+        "--schedule-policy: expected one of lpm,random,fcfs,dfs-weight,priority, got 'best'");
+}
+
+TEST_CASE("config: list C gives one warning line each", "[app]") {
+  auto config = configure({"--model",
+                           "m",
+                           "--attention-backend",
+                           "fa3",
+                           "--device=cuda",
+                           "--enable-torch-compile",
+                           "--disable-cuda-graph"});
+  REQUIRE(config);
+  CHECK(config.value().warnings.size() == 3);
+  CHECK(config.value().runner.plans_ahead);
+  CHECK(config.value().notes == Words{"--disable-cuda-graph has no effect on the CPU backend"});
+}
+
+TEST_CASE("config: values are in range", "[app]") {
+  CHECK(config_error({"--model", "m", "--port", "-1"}) ==
+        "--port: expected an integer in 0..65535, got '-1'");
+  CHECK(config_error({"--model", "m", "--port", "99999999999999999999"}).find("--port") == 0);
+  CHECK(config_error({"--model", "m", "--mem-fraction-static", "1.5"})
+            .find("--mem-fraction-static: expected a number in") == 0);
+  CHECK(config_error({}) == "--model-path is required (or --runner null:STEP_US)");
+  CHECK(config_error({"--runner", "nul:5"}) ==
+        "--runner: expected model or null:STEP_US, got 'nul:5'");
+  CHECK(config_error({"--runner", "null:-1"}).find("microseconds") != std::string::npos);
+  CHECK(configure({"--runner", "null:250"}).value().runner.null_step_us == 250);
+  CHECK(config_error({"--model", "m", "--admin-port", "30000"}) ==
+        "--admin-port: expected another port than --port");
+}
+
+TEST_CASE("config: the command line wins over the file", "[app]") {
+  auto file = parse_config_file(R"({"model_path": "f", "port": 1, "tp": 2})", "c", kServe);
+  REQUIRE(file);
+  auto line = parse_command_line(Words{"serve", "--port", "2"});
+  REQUIRE(line);
+  auto config = build_config(line.value().values, file.value(), {});
+  REQUIRE(config);
+  CHECK(config.value().api.port == 2);
+  CHECK(config.value().layout.tp_size == 2);
+  CHECK(config.value().model.query.name == "f");
+}
