@@ -47,6 +47,12 @@ bool wait_for_signal(std::chrono::milliseconds timeout) {
   return sigtimedwait(&signals, nullptr, &wait) > 0;
 }
 
+std::string seconds_text(double seconds) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%g s", seconds);
+  return text;
+}
+
 TimePoint after(double seconds) {
   return system_clock().now() + std::chrono::duration_cast<std::chrono::steady_clock::duration>(
                                     std::chrono::duration<double>(seconds));
@@ -196,7 +202,7 @@ int watch(const Config& config, ApiServer& server, Engine& engine, StepLog& step
   Watchdog watchdog(config.watchdog_timeout_s);
   while (true) {
     if (wait_for_signal(kPollInterval)) {
-      log_info("Draining for at most " + std::to_string(config.shutdown_grace_s) + " s");
+      log_info("Draining for at most " + seconds_text(config.shutdown_grace_s));
       drain(server, config.shutdown_grace_s);
       return kExitOk;
     }
@@ -209,8 +215,7 @@ int watch(const Config& config, ApiServer& server, Engine& engine, StepLog& step
     }
     if (watchdog.is_hung(stats, system_clock().now())) {
       const std::string why = "step " + std::to_string(stats.last_step_id + 1) +
-                              " did not end within " + std::to_string(config.watchdog_timeout_s) +
-                              " s";
+                              " did not end within " + seconds_text(config.watchdog_timeout_s);
       log_error(why);
       server.set_failed(why);
       server.request_drain(system_clock().now());

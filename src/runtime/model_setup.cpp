@@ -97,8 +97,8 @@ Result<ModelSetup> make_setup(const ModelRunnerConfig& config) {
   const int64_t longest = setup.model.max_position_embeddings;
   setup.context_length = config.context_length > 0 ? config.context_length : longest;
   if (setup.context_length > longest) {
-    return bad_flag("context_length " + std::to_string(setup.context_length) +
-                    " exceeds the model's max_position_embeddings " + std::to_string(longest));
+    return bad_flag("--context-length: expected at most the model's max_position_embeddings " +
+                    std::to_string(longest) + ", got " + std::to_string(setup.context_length));
   }
   auto weights = open_weights(config);
   if (!weights) {
