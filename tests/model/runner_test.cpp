@@ -68,6 +68,12 @@ TEST_CASE("runner: greedy answers equal transformers in every layout", "[runtime
   }
 }
 
+#ifdef HADAL_SANITIZED
+constexpr int32_t kSampledSteps = 10;  // a step takes 0.2 s under TSan
+#else
+constexpr int32_t kSampledSteps = 30;
+#endif
+
 TEST_CASE("runner: sampled answers are the same on 1, 2 and 4 ranks", "[runtime]") {
   const ModelDirectory dir(config_text("v3_fp8"));
   std::vector<std::vector<TokenId>> expected;
@@ -76,7 +82,7 @@ TEST_CASE("runner: sampled answers are the same on 1, 2 and 4 ranks", "[runtime]
     config.tp = tp;
     const auto runner = make_tiny_runner(config);
     std::vector<Sequence> sequences = mixed_sequences();
-    Driver(*runner).generate(sequences, 30);
+    Driver(*runner).generate(sequences, kSampledSteps);
     for (size_t s = 0; s < sequences.size(); ++s) {
       INFO("tp " << tp << " sequence " << s);
       if (tp == 1) {

@@ -47,9 +47,19 @@ TEST_CASE("tiny models: equal transformers on one rank", "[model]") {
   }
 }
 
+// A sanitizer looks for races and bad accesses: two routings and two layouts show them as well as
+// all.
+#ifdef HADAL_SANITIZED
+const std::vector<const char*> kVariants = {"v3_fp8", "v2_lite"};
+const std::vector<std::pair<int32_t, int32_t>> kLayouts = {{2, 1}, {4, 2}};
+#else
+const std::vector<const char*> kVariants = {"v3_fp8", "v3_bf16", "v2_lite", "v2"};
+const std::vector<std::pair<int32_t, int32_t>> kLayouts = {{2, 1}, {2, 2}, {4, 1}, {4, 2}, {4, 4}};
+#endif
+
 TEST_CASE("tiny models: equal transformers in every layout", "[model]") {
-  for (const char* variant : {"v3_fp8", "v3_bf16", "v2_lite", "v2"}) {
-    for (const auto& [tp, ep] : {std::pair{2, 1}, {2, 2}, {4, 1}, {4, 2}, {4, 4}}) {
+  for (const char* variant : kVariants) {
+    for (const auto& [tp, ep] : kLayouts) {
       check_variant(variant, tp, ep);
     }
   }

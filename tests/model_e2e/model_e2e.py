@@ -105,12 +105,14 @@ def main():
     parser.add_argument("--model", required=True)
     parser.add_argument("--cases", type=int, default=200)
     parser.add_argument("--prompt-tokens-max", type=int, default=1 << 30)
+    parser.add_argument("--answer-tokens-max", type=int, default=ANSWER_TOKENS_MAX)
     parser.add_argument("--tolerated", type=int, default=1)
     args = parser.parse_args()
 
     lines = (pathlib.Path(args.model) / "eval" / "cases.jsonl").read_text().splitlines()
     cases = [json.loads(line) for line in lines]
-    cases = [case for case in cases if len(case["prompt_ids"]) <= args.prompt_tokens_max]
+    cases = [case for case in cases if len(case["prompt_ids"]) <= args.prompt_tokens_max
+             and len(case["answer_ids"]) <= args.answer_tokens_max]
     cases = cases[:: max(1, len(cases) // args.cases)][: args.cases]
     flags = ["--model-path", args.model, "--served-model-name", "hadal-mini"]
     runs = {}

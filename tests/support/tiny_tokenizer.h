@@ -51,7 +51,7 @@ inline std::string byte_level_json(int byte) {
       code_point += is_plain(b) ? 0 : 1;
     }
   }
-  std::array<char, 8> text{};
+  std::array<char, 16> text{};
   std::snprintf(text.data(), text.size(), "\\u%04x", static_cast<unsigned>(code_point));
   return text.data();
 }
