@@ -4,15 +4,12 @@
 
 #include <algorithm>
 #include <cstring>
-#include <string>
+
+#include <hadal/backend/check_weight.h>
 
 namespace hadal::cpu {
 
 namespace {
-
-Error bad_source(const std::string& message) {
-  return Error{ErrorCode::invalid_argument, "prepare_weight: " + message};
-}
 
 PanelType panel_type(DType dtype) {
   switch (dtype) {
@@ -27,10 +24,6 @@ PanelType panel_type(DType dtype) {
 
 int64_t element_size(PanelType type) {
   return type == PanelType::e4m3 ? 1 : type == PanelType::bf16 ? 2 : 4;
-}
-
-int64_t blocks(int64_t offset, int64_t count) {
-  return (offset + count + kScaleBlock - 1) / kScaleBlock;
 }
 
 /// A feature of a packed matrix: a row of a part, or (transposed) a column of it.
@@ -173,53 +166,6 @@ PanelStorage build_rows(const RawMatrix& part, int64_t begin, int64_t count) {
   return builder.build(features);
 }
 
-/// NaN codes mean a damaged or misread checkpoint; the kernels' conversion does not keep them.
-bool has_nan_code(const ConstTensorView& values) {
-  for (int64_t row = 0; row < values.shape[0]; ++row) {
-    const auto* codes = values.row<uint8_t>(row);
-    if (std::any_of(
-            codes, codes + values.shape[1], [](uint8_t c) { return (c & 0x7fU) == 0x7fU; })) {
-      return true;
-    }
-  }
-  return false;
-}
-
-Status check_part(const RawMatrix& part, const RawMatrix& first) {
-  const ConstTensorView& v = part.values;
-  if (v.data == nullptr || v.shape.rank != 2 || v.shape.numel() <= 0 || !v.has_dense_rows()) {
-    return bad_source("expected a matrix with dense rows, got " + to_string(v.shape));
-  }
-  if (v.dtype != first.values.dtype || v.shape[1] != first.values.shape[1]) {
-    return bad_source("expected parts of one dtype and width, " +
-                      std::string(to_string(first.values.dtype)) + " " +
-                      to_string(first.values.shape) + ", got " + std::string(to_string(v.dtype)) +
-                      " " + to_string(v.shape));
-  }
-  if (v.dtype != DType::f32 && v.dtype != DType::bf16 && v.dtype != DType::f16 &&
-      v.dtype != DType::f8_e4m3) {
-    return bad_source("expected f32, bf16, f16 or f8_e4m3, got " + std::string(to_string(v.dtype)));
-  }
-  if (v.dtype != DType::f8_e4m3) {
-    return ok_status();
-  }
-  if (part.row_offset < 0 || part.row_offset >= kScaleBlock || part.column_offset < 0 ||
-      part.column_offset >= kScaleBlock || part.column_offset != first.column_offset) {
-    return bad_source("expected offsets in 0..127, the column offset the same in all parts");
-  }
-  const Shape scales{blocks(part.row_offset, v.shape[0]), blocks(part.column_offset, v.shape[1])};
-  if (part.scale_inv.data == nullptr || part.scale_inv.dtype != DType::f32 ||
-      !(part.scale_inv.shape == scales)) {
-    return bad_source("expected f32 scales " + to_string(scales) + ", got " +
-                      std::string(to_string(part.scale_inv.dtype)) + " " +
-                      to_string(part.scale_inv.shape));
-  }
-  if (has_nan_code(v)) {
-    return bad_source("an f8_e4m3 weight holds NaN");
-  }
-  return ok_status();
-}
-
 Result<std::unique_ptr<Weight>> prepare_stacked(const WeightSource& source) {
   std::vector<Feature> features;
   for (const RawMatrix& part : source.parts) {
@@ -237,9 +183,6 @@ Result<std::unique_ptr<Weight>> prepare_stacked(const WeightSource& source) {
 
 Result<std::unique_ptr<Weight>> prepare_gate_up(const WeightSource& source) {
   const ConstTensorView& first = source.parts.front().values;
-  if (source.parts.size() % 2 != 0) {
-    return bad_source("expected pairs of gate and up, got an odd number of parts");
-  }
   const int64_t intermediate = first.shape[0];
   const auto num_experts = static_cast<int32_t>(source.parts.size() / 2);
   auto weight = std::make_unique<CpuWeight>(
@@ -278,11 +221,6 @@ Result<std::unique_ptr<Weight>> prepare_kv_b(const WeightSource& source) {
   const int64_t value = source.v_head_dim;
   const int64_t rows = part.values.shape[0];
   const int64_t lora = part.values.shape[1];
-  if (source.num_heads < 1 || nope < 1 || value < 1 || rows != source.num_heads * (nope + value)) {
-    return bad_source("expected kv_b with num_heads * (qk_nope_head_dim + v_head_dim) = " +
-                      std::to_string(source.num_heads * (nope + value)) + " rows, got " +
-                      std::to_string(rows));
-  }
   auto weight = std::make_unique<CpuWeight>(source.role, part.values.dtype, rows, lora, 1);
   weight->num_heads = source.num_heads;
   weight->qk_nope_head_dim = source.qk_nope_head_dim;
@@ -317,16 +255,7 @@ int64_t CpuWeight::size_bytes() const {
 }
 
 Result<std::unique_ptr<Weight>> prepare_cpu_weight(const WeightSource& source) {
-  if (source.parts.empty()) {
-    return bad_source("expected at least one part, got none");
-  }
-  for (const RawMatrix& part : source.parts) {
-    HADAL_RETURN_IF_ERROR(check_part(part, source.parts.front()));
-    const bool stacked = source.role == WeightRole::linear;
-    if (!stacked && !(part.values.shape == source.parts.front().values.shape)) {
-      return bad_source("expected parts of one shape, got " + to_string(part.values.shape));
-    }
-  }
+  HADAL_RETURN_IF_ERROR(check(source));
   switch (source.role) {
     case WeightRole::linear:
       return prepare_stacked(source);
@@ -335,14 +264,12 @@ Result<std::unique_ptr<Weight>> prepare_cpu_weight(const WeightSource& source) {
     case WeightRole::down:
       return prepare_down(source);
     case WeightRole::kv_b:
+      return prepare_kv_b(source);
     case WeightRole::router:
     case WeightRole::lm_head:
-      if (source.parts.size() != 1) {
-        return bad_source("expected one part, got " + std::to_string(source.parts.size()));
-      }
-      return source.role == WeightRole::kv_b ? prepare_kv_b(source) : prepare_stacked(source);
+      return prepare_stacked(source);
   }
-  return bad_source("unknown role");
+  return Error{ErrorCode::invalid_argument, "prepare_weight: unknown role"};
 }
 
 }  // namespace hadal::cpu

@@ -1,14 +1,180 @@
-// The place of the CUDA backend. It is built when HADAL_CUDA is ON and says so while it has no ops.
+// The CUDA backend: the choice of the device, its memory and streams.
+#include <cstring>
+#include <string>
+
 #include <hadal/backend/backend.h>
+
+#include "cuda_check.h"
+#include "cuda_ops.h"
+#include "cuda_stream.h"
+#include "cuda_weight.h"
+#include "probe.h"
 
 namespace hadal {
 
-Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaBackendConfig& /*config*/) {
-#ifdef HADAL_CUDA
-  return Error{ErrorCode::unsupported, "this build of hadal has a CUDA backend without ops"};
-#else
-  return Error{ErrorCode::unsupported, "hadal was built without CUDA (HADAL_CUDA is OFF)"};
-#endif
+namespace {
+
+using cuda::describe;
+using cuda::DeviceInfo;
+
+constexpr int32_t kLeastCapability = 80;
+
+Error unsupported(const std::string& message) {
+  return Error{ErrorCode::unsupported, message};
+}
+
+/// Reads what kernels depend on, and refuses a device that this build has no code for.
+Result<DeviceInfo> open_device(int32_t index) {
+  int count = 0;
+  const cudaError_t code = cudaGetDeviceCount(&count);
+  if (code != cudaSuccess || count == 0) {
+    (void)cudaGetLastError();
+    return unsupported("no usable CUDA device: " +
+                       (code == cudaSuccess ? std::string("none found") : describe(code)));
+  }
+  if (index < 0 || index >= count) {
+    return unsupported("expected a CUDA device in 0.." + std::to_string(count - 1) + ", got " +
+                       std::to_string(index));
+  }
+  HADAL_RETURN_IF_ERROR(cuda::to_status(cudaSetDevice(index), "cannot use the CUDA device"));
+  cudaDeviceProp properties{};
+  HADAL_RETURN_IF_ERROR(
+      cuda::to_status(cudaGetDeviceProperties(&properties, index), "cannot read the CUDA device"));
+  DeviceInfo info;
+  info.index = index;
+  info.num_multiprocessors = properties.multiProcessorCount;
+  info.max_shared_bytes = static_cast<int32_t>(properties.sharedMemPerBlockOptin);
+  info.compute_capability = properties.major * 10 + properties.minor;
+  const std::string name = std::string(properties.name) + " (compute capability " +
+                           std::to_string(properties.major) + "." +
+                           std::to_string(properties.minor) + ")";
+  if (info.compute_capability < kLeastCapability) {
+    return unsupported("expected a GPU of compute capability 8.0 or later, got " + name);
+  }
+  if (const Status probe = cuda::probe_kernels(); !probe) {
+    return unsupported("this build of hadal has no code for " + name + ": " +
+                       probe.error().message);
+  }
+  return info;
+}
+
+class CudaBackend final : public Backend {
+ public:
+  CudaBackend(const DeviceInfo& info, const CudaBackendConfig& config)
+      : info_(info), ops_(info, config.sync_every_op) {}
+
+  Device device() const override { return Device{DeviceType::cuda, info_.index}; }
+
+  Numerics numerics() const override {
+    Numerics numerics;
+    numerics.plain = DType::bf16;
+    numerics.fp8_input = ActFormat::e4m3;
+    numerics.plain_input = ActFormat::bf16;
+    return numerics;
+  }
+
+  /// Pinned memory is mapped: kernels may use its address as well.
+  Result<Buffer> allocate(int64_t size_bytes, MemoryKind kind) override {
+    HADAL_CHECK(size_bytes >= 0, "allocate: a negative size");
+    if (size_bytes == 0) {
+      return Buffer{};
+    }
+    select();
+    const auto size = static_cast<size_t>(size_bytes);
+    void* data = nullptr;
+    if (kind == MemoryKind::pinned_host) {
+      if (const cudaError_t code = cudaHostAlloc(&data, size, cudaHostAllocPortable);
+          code != cudaSuccess) {
+        return cannot_allocate("pinned host", size_bytes, code);
+      }
+      std::memset(data, 0, size);
+      return Buffer(
+          static_cast<std::byte*>(data), size_bytes, [](std::byte* p) { (void)cudaFreeHost(p); });
+    }
+    if (const cudaError_t code = cudaMalloc(&data, size); code != cudaSuccess) {
+      return cannot_allocate("device", size_bytes, code);
+    }
+    Buffer buffer(
+        static_cast<std::byte*>(data), size_bytes, [](std::byte* p) { (void)cudaFree(p); });
+    HADAL_RETURN_IF_ERROR(cuda::to_status(cudaMemset(data, 0, size), "allocate"));
+    // Streams do not wait for the default stream, so the zeros must be there on return.
+    HADAL_RETURN_IF_ERROR(cuda::to_status(cudaStreamSynchronize(nullptr), "allocate"));
+    return buffer;
+  }
+
+  std::unique_ptr<Stream> create_stream() override {
+    return std::make_unique<cuda::CudaStream>(info_.index);
+  }
+
+  void copy(TensorView dst, ConstTensorView src, Stream& stream) override {
+    HADAL_CHECK(dst.dtype == src.dtype && dst.shape == src.shape, "copy: dtype or shape differ");
+    HADAL_CHECK(ConstTensorView(dst).has_dense_rows() && src.has_dense_rows(),
+                "copy: rows are not dense");
+    if (src.shape.numel() == 0) {
+      return;
+    }
+    select();
+    const int64_t rows = src.shape[0];
+    const int64_t size = size_of(src.dtype);
+    const auto row_bytes = static_cast<size_t>(src.shape.numel() / rows * size);
+    const auto dst_pitch = static_cast<size_t>(dst.strides[0] * size);
+    const auto src_pitch = static_cast<size_t>(src.strides[0] * size);
+    const cudaStream_t handle = cuda::handle_of(stream);
+    if (rows == 1 || (dst_pitch == row_bytes && src_pitch == row_bytes)) {
+      HADAL_CUDA_CHECK(cudaMemcpyAsync(
+          dst.data, src.data, row_bytes * static_cast<size_t>(rows), cudaMemcpyDefault, handle));
+      return;
+    }
+    HADAL_CUDA_CHECK(cudaMemcpy2DAsync(dst.data,
+                                       dst_pitch,
+                                       src.data,
+                                       src_pitch,
+                                       row_bytes,
+                                       static_cast<size_t>(rows),
+                                       cudaMemcpyDefault,
+                                       handle));
+  }
+
+  MemoryInfo memory_info() const override {
+    select();
+    size_t free = 0;
+    size_t total = 0;
+    HADAL_CUDA_CHECK(cudaMemGetInfo(&free, &total));
+    return {static_cast<int64_t>(free), static_cast<int64_t>(total)};
+  }
+
+  Result<std::unique_ptr<Weight>> prepare_weight(const WeightSource& source) override {
+    select();
+    return cuda::prepare_cuda_weight(*this, source);
+  }
+
+  Status reserve(const OpsLimits& limits) override { return ops_.reserve(*this, limits); }
+
+  Ops& ops() override { return ops_; }
+
+ private:
+  void select() const { HADAL_CUDA_CHECK(cudaSetDevice(info_.index)); }
+
+  Error cannot_allocate(const char* what, int64_t size_bytes, cudaError_t code) const {
+    (void)cudaGetLastError();
+    return Error{ErrorCode::resource_exhausted,
+                 "cannot allocate " + std::to_string(size_bytes) + " bytes of " + what +
+                     " memory; free on the device: " + std::to_string(memory_info().free_bytes) +
+                     " (" + describe(code) + ")"};
+  }
+
+  const DeviceInfo info_;
+  cuda::CudaOps ops_;
+};
+
+}  // namespace
+
+Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaBackendConfig& config) {
+  auto info = open_device(config.device_index);
+  if (!info) {
+    return info.error();
+  }
+  return std::unique_ptr<Backend>(std::make_unique<CudaBackend>(info.value(), config));
 }
 
 }  // namespace hadal

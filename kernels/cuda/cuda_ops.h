@@ -1,0 +1,65 @@
+// The ops of the CUDA backend. Each op lives in a file of its group: it checks its arguments, picks
+// kernels and grids from host-known shapes alone, and launches. So every op can be captured into a
+// graph: none allocates, synchronises or looks at device data.
+//
+// Kernels keep two rules: tasks never share an output element (but for counters), and an element is
+// summed in an order that depends on its own row alone, so neither the batch nor the grid changes a
+// bit of a row.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include <hadal/ops/ops.h>
+
+#include "cuda_stream.h"
+#include "cuda_weight.h"
+#include "workspace.h"
+
+namespace hadal::cuda {
+
+struct DeviceInfo {
+  int32_t index = 0;
+  int32_t num_multiprocessors = 0;
+  int32_t max_shared_bytes = 0;    ///< of one block, after opting in
+  int32_t compute_capability = 0;  ///< 90 for 9.0
+};
+
+class CudaOps final : public Ops {
+ public:
+  CudaOps(const DeviceInfo& device, bool sync_every_op)
+      : device_(device), sync_every_op_(sync_every_op) {}
+
+  /// Makes the workspace; resource_exhausted when it does not fit.
+  Status reserve(Backend& backend, const OpsLimits& limits);
+
+  void begin_step(const BatchGeometry& geometry, Stream& stream) override;
+  void copy_pages(const PageCopyArgs& args, Stream& stream) override;
+  void embed(const EmbedArgs& args, Stream& stream) override;
+  void add_norm(const AddNormArgs& args, Stream& stream) override;
+  void linear(const LinearArgs& args, Stream& stream) override;
+  void latent_write(const LatentWriteArgs& args, Stream& stream) override;
+  void rope_query(const RopeQueryArgs& args, Stream& stream) override;
+  void attention_prompt(const AttentionArgs& args, Stream& stream) override;
+  void attention_generated(const AttentionArgs& args, Stream& stream) override;
+  void gate_up(const GateUpArgs& args, Stream& stream) override;
+  void router(const RouterArgs& args, Stream& stream) override;
+  void moe_gate_up(const MoeGateUpArgs& args, Stream& stream) override;
+  void moe_down(const MoeDownArgs& args, Stream& stream) override;
+  void lm_head(const LmHeadArgs& args, Stream& stream) override;
+  void reset_slots(const ResetSlotsArgs& args, Stream& stream) override;
+  void sample(const SampleArgs& args, Stream& stream) override;
+
+ private:
+  /// Every op begins with it: aborts on a breach of the contract, selects the device and clears the
+  /// workspace.
+  cudaStream_t begin(const char* op, const Status& status, Stream& stream);
+  /// Every op ends with it: aborts when a launch failed, and waits when sync_every_op is set.
+  void end(const char* op, cudaStream_t stream);
+
+  const DeviceInfo device_;
+  const bool sync_every_op_;
+  Workspace workspace_;
+};
+
+}  // namespace hadal::cuda
