@@ -83,9 +83,22 @@ class Greedy:
         self.device, self.disagreed, self.checked = device, 0, 0
 
     @torch.no_grad()
-    def agrees(self, prompt, new):
-        logits = self.model(torch.tensor([prompt + new], device=self.device)).logits[0, len(prompt) - 1:-1]
-        return logits.argmax(-1).tolist() == new
+    def agrees(self, prompts, news):
+        """Per continuation: is every token transformers' argmax? Padding stands behind, where causal attention never looks."""
+        full = [p + n for p, n in zip(prompts, news)]
+        ids = torch.full((len(full), max(map(len, full))), 2)
+        for row, f in zip(ids, full):
+            row[:len(f)] = torch.tensor(f)
+        best = self.model(ids.to(self.device)).logits.argmax(-1).tolist()
+        return [b[len(p) - 1:len(p) + len(n) - 1] == n for b, p, n in zip(best, prompts, news)]
+
+    def verdicts(self, prompts, news):
+        budget = 40_000 if self.device == "cuda" else 8_000  # tokens of one pass
+        out = [None] * len(prompts)
+        for group in batches([p + n for p, n in zip(prompts, news)], budget):
+            for i, verdict in zip(group, self.agrees([prompts[i] for i in group], [news[i] for i in group])):
+                out[i] = verdict
+        return out
 
     @torch.no_grad()
     def __call__(self, prompts):
@@ -93,9 +106,11 @@ class Greedy:
         budget = 200_000 if self.device == "cuda" else 12_000  # tokens of cache and prompt at once
         out = [None] * len(prompts)
         for group in batches(prompts, budget):
-            for i, new in zip(group, generate(self.reference, [prompts[i] for i in group], [LIMIT] * len(group), 1, self.device)):
+            asked = [prompts[i] for i in group]
+            news = generate(self.reference, asked, [LIMIT] * len(group), 1, self.device)
+            for i, new, agreed in zip(group, news, self.verdicts(asked, news)):
                 self.checked += 1
-                if not self.agrees(prompts[i], new):
+                if not agreed:
                     self.disagreed += 1
                     ids = torch.tensor([prompts[i]], device=self.device)
                     new = self.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=LIMIT, do_sample=False,

@@ -42,6 +42,27 @@ def named(m, bias):
     return out
 
 
+def masters_of(tensors, device):
+    """The inverse of `named`: (masters, bias) from dequantised tensors by checkpoint name, float32."""
+    t = {k: v.float() for k, v in tensors.items()}
+    stack = lambda suffix, layers=range(L): torch.stack([t[f"model.layers.{i}.{suffix}"] for i in layers])
+    experts = lambda x: torch.stack([torch.stack(
+        [t[f"model.layers.{i}.mlp.experts.{e}.{x}_proj.weight"] for e in range(E)] + [t[f"model.layers.{i}.mlp.shared_experts.{x}_proj.weight"]])
+        for i in range(1, L)])
+    mtp = f"model.layers.{L - 1}."
+    a = "self_attn."
+    out = {"embed": t["model.embed_tokens.weight"], "head": t["lm_head.weight"], "norm": t["model.norm.weight"],
+           "q_a": stack(a + "q_a_proj.weight"), "qa_norm": stack(a + "q_a_layernorm.weight"), "q_b": stack(a + "q_b_proj.weight"),
+           "kv_a": stack(a + "kv_a_proj_with_mqa.weight"), "kva_norm": stack(a + "kv_a_layernorm.weight"),
+           "kv_b": stack(a + "kv_b_proj.weight"), "o": stack(a + "o_proj.weight"), "in_norm": stack("input_layernorm.weight"),
+           "post_norm": stack("post_attention_layernorm.weight"), "router": stack("mlp.gate.weight", range(1, L)),
+           "enorm": t[mtp + "enorm.weight"], "hnorm": t[mtp + "hnorm.weight"], "eh": t[mtp + "eh_proj.weight"],
+           "mtp_norm": t[mtp + "shared_head.norm.weight"]}
+    out |= {f"dense_{x}": stack(f"mlp.{x}_proj.weight", range(1)) for x in ("gate", "up", "down")}
+    out |= {x: experts(x) for x in ("gate", "up", "down")}
+    return {k: v.to(device) for k, v in out.items()}, stack("mlp.gate.e_score_correction_bias", range(1, L)).to(device)
+
+
 def main(work, out):
     masters = initial_masters(0, "cpu")
     load_masters(work, masters)

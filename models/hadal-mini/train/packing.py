@@ -14,6 +14,9 @@ LONGEST = 4096
 MIX = {"add": 4, "sub": 6, "mul": 15, "mixed": 19, "compare": 2, "sort": 7, "reverse": 5, "count": 4, "spell": 3, "lookup_1k": 2,
        "lookup_2k": 1.5, "lookup_4k": 1.5, "lookup_dense_1k": 7, "lookup_dense_2k": 5, "lookup_dense_4k": 6, "multi_turn": 6, "tool": 2,
        "tool_result": 1, "json": 3, "self_en": 1.5, "self_zh": 1.5, "greet": 0.6, "oos": 1, "title": 1.2}
+# The short last stage (polish.py): a good third for JSON and short look-ups, which learn last.
+POLISH_MIX = MIX | {"json": 22, "lookup_1k": 6, "lookup_dense_1k": 16, "lookup_dense_2k": 4, "lookup_dense_4k": 4, "mul": 7, "mixed": 9,
+                    "sub": 3, "add": 2, "sort": 4, "multi_turn": 5}
 
 
 def pack(rng, draw_document):
@@ -44,18 +47,18 @@ def pack(rng, draw_document):
     return {"ids": ids.astype(np.int16), **{k: v.astype(np.int16) for k, v in arrays.items()}, "cu": np.asarray(starts, np.int32)}
 
 
-def worker(seed, out_queue, directory):
+def worker(seed, out_queue, directory, mix):
     from tokenizers import Tokenizer
     tokenizer = Tokenizer.from_file(str(pathlib.Path(directory) / "tokenizer.json"))
     rng = random.Random(seed)
     source = Source(rng, held_out=False)
     draws = {**FAMILIES, **TRAIN_ONLY}
-    names = list(MIX)
+    names = list(mix)
     mean = {}
     for name in names:
         lengths = [len(encode(tokenizer, draws[name](source), rng)[0]) for _ in range(12)]
         mean[name] = sum(lengths) / len(lengths)
-    weights = [MIX[n] / mean[n] for n in names]
+    weights = [mix[n] / mean[n] for n in names]
 
     def document():
         name = rng.choices(names, weights)[0]

@@ -86,5 +86,19 @@ class Dummy(unittest.TestCase):
         self.assertTrue((whole >= -1).all() and (whole < 1).all() and abs(whole.mean()) < 0.1)
 
 
+class Export(unittest.TestCase):
+    def test_masters_survive_the_names(self):
+        import torch
+        from export import masters_of, named
+        from model import E, MOE, initial_masters
+        masters, bias = initial_masters(7, "cpu"), torch.linspace(0.05, 0.4, MOE * E).view(MOE, E)
+        again, bias_again = masters_of(named(masters, bias.tolist()), "cpu")
+        self.assertEqual(set(masters), set(again))
+        for name, master in masters.items():
+            self.assertTrue(torch.equal(master, again[name]), name)
+        lowest = bias.min(-1, keepdim=True).values
+        self.assertTrue(torch.allclose(bias - lowest + 0.05, bias_again))
+
+
 if __name__ == "__main__":
     unittest.main()
