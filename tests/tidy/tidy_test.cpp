@@ -55,7 +55,7 @@ const std::vector<ModuleRule>& layer_table() {
         "kernels_cpu",
         "kernels_cuda"},
        {}},
-      {"cluster", "src/cluster", {"base", "plan", "metrics"}, {"boost"}},
+      {"cluster", "src/cluster", {"base", "text", "plan", "runtime"}, {"openssl"}},
       {"engine",
        "src/engine",
        {"base", "text", "plan", "sched", "runtime", "cluster", "metrics"},
