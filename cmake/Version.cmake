@@ -19,6 +19,7 @@ const char* const kVersion = \"${VERSION}\";
 const char* const kCommit = \"${commit}\";
 const char* const kCompiler = \"g++ \" __VERSION__;
 const bool kHasCuda = ${cuda};
+const char* const kCudaToolkit = \"${CUDA_VERSION}\";
 
 }  // namespace hadal
 ")

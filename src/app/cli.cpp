@@ -23,6 +23,9 @@ constexpr CommandSpec kCommands[] = {
     {kGenerate, "generate", "Answer one prompt on standard output"},
     {kCheck, "check", "Validate model and configuration, print the memory plan, start nothing"},
     {kBench, "bench", "Measure the engine's throughput and print JSON"},
+    {kDoctor,
+     "doctor",
+     "Find what is wrong with this node and its links, before any weight is read"},
 };
 
 const char* group_title(FlagGroup group) {

@@ -17,6 +17,12 @@ int run_check(const Config& config, const Environment& environment);
 /// Serves until SIGTERM.
 int run_serve(const Config& config, const Environment& environment);
 
+/// Checks this node and, with the doctors of the other nodes, every link.
+int run_doctor(const Config& config, const Environment& environment);
+
+/// The checks of this node alone, for the start of serve: one warning line for each failure.
+void warn_of_node_failures(const Config& config, const Environment& environment);
+
 /// Measures the engine and prints one JSON document.
 int run_bench(const Config& config, const Environment& environment);
 

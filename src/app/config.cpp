@@ -304,7 +304,8 @@ Status read_layout(FlagReader& reader, const Environment& environment, Config& c
 
 Result<Config> build_config(const FlagValues& values,
                             const FlagValues& file_values,
-                            const Environment& environment) {
+                            const Environment& environment,
+                            FlagCommands command) {
   FlagValues merged = values;
   for (const auto& [name, texts] : file_values) {
     merged.try_emplace(name, texts);
@@ -321,7 +322,7 @@ Result<Config> build_config(const FlagValues& values,
   read_commands(reader, config);
   HADAL_RETURN_IF_ERROR(reader.status());
   HADAL_RETURN_IF_ERROR(read_layout(reader, environment, config));
-  if (config.model.query.name.empty() && !config.runner.null_step_us) {
+  if (config.model.query.name.empty() && !config.runner.null_step_us && command != kDoctor) {
     return usage_error("--model-path is required (or --runner null:STEP_US)");
   }
   if (config.api.admin_port == config.api.port && config.api.port != 0 &&

@@ -87,9 +87,10 @@ struct Config {
 
 /// Builds and validates. `values` come from the command line, `file_values` from `--config`.
 /// invalid_argument (exit 64) for wrong values, unsupported (exit 64) for refused flags: every
-/// refused flag is in the message, one line each.
+/// refused flag is in the message, one line each. Every command but doctor needs a model.
 Result<Config> build_config(const FlagValues& values,
                             const FlagValues& file_values,
-                            const Environment& environment);
+                            const Environment& environment,
+                            FlagCommands command = kServe);
 
 }  // namespace hadal

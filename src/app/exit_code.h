@@ -7,11 +7,12 @@ namespace hadal {
 
 enum ExitCode : int {
   kExitOk = 0,
-  kExitUsage = 64,     ///< flags or configuration
-  kExitData = 65,      ///< a file of the model is damaged or contradicts itself
-  kExitModel = 66,     ///< no such model, or it does not fit into memory
-  kExitInternal = 70,  ///< a step failed, hung, or hadal was wrong about itself
-  kExitRetry = 75,     ///< a port is taken: trying again may help
+  kExitUsage = 64,      ///< flags or configuration
+  kExitData = 65,       ///< a file of the model is damaged or contradicts itself
+  kExitModel = 66,      ///< no such model, or it does not fit into memory
+  kExitUnhealthy = 69,  ///< doctor found something to change
+  kExitInternal = 70,   ///< a step failed, hung, or hadal was wrong about itself
+  kExitRetry = 75,      ///< a port is taken: trying again may help
 };
 
 /// For errors while a model is looked up, checked or loaded.

@@ -33,7 +33,8 @@ enum FlagCommands : uint8_t {
   kGenerate = 2,
   kCheck = 4,
   kBench = 8,
-  kAllCommands = kServe | kGenerate | kCheck | kBench
+  kDoctor = 16,
+  kAllCommands = kServe | kGenerate | kCheck | kBench | kDoctor
 };
 
 struct FlagSpec {

@@ -42,7 +42,8 @@ int run(const std::vector<std::string>& arguments) {
     return fail(kExitUsage, file_values.error().message);
   }
   const Environment environment = read_environment();
-  auto config = build_config(line.value().values, file_values.value(), environment);
+  auto config =
+      build_config(line.value().values, file_values.value(), environment, line.value().command);
   if (!config) {
     return fail(kExitUsage, config.error().message);
   }
@@ -59,6 +60,8 @@ int run(const std::vector<std::string>& arguments) {
       return run_check(config.value(), environment);
     case kBench:
       return run_bench(config.value(), environment);
+    case kDoctor:
+      return run_doctor(config.value(), environment);
     case kAllCommands:
       break;
   }

@@ -20,6 +20,8 @@
 #include "step_log.h"
 #include "waiting_sink.h"
 
+#include <sys/resource.h>
+
 namespace hadal {
 
 namespace {
@@ -226,6 +228,15 @@ int watch(const Config& config, ApiServer& server, Engine& engine, StepLog& step
   }
 }
 
+/// Login shells give 1,024 descriptors softly and many more on request.
+void raise_open_files_limit() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) == 0) {
+    limit.rlim_cur = limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+  }
+}
+
 int fail(int code, const Error& error) {
   log_error(error.message);
   return code;
@@ -240,6 +251,7 @@ int run_serve(const Config& config, const Environment& environment) {
   const sigset_t signals = ending_signals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   std::signal(SIGPIPE, SIG_IGN);
+  raise_open_files_limit();
   auto loading_signals = std::make_unique<LoadingSignals>();
 
   MetricsRegistry metrics(config.model.served_name);
@@ -250,6 +262,7 @@ int run_serve(const Config& config, const Environment& environment) {
   if (Status started = server.start(); !started) {
     return fail(kExitRetry, started.error());
   }
+  warn_of_node_failures(config, environment);
   auto parts = load_parts(config, environment);
   if (!parts) {
     return fail(model_exit_code(parts.error()), parts.error());

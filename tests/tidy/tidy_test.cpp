@@ -26,6 +26,7 @@ const std::vector<ModuleRule>& layer_table() {
   static const std::vector<ModuleRule> table = {
       {"base", "src/base", {}, {"spdlog"}},
       {"metrics", "src/metrics", {"base"}, {"prometheus"}},
+      {"doctor", "src/doctor", {"base"}, {}},
       {"tensor", "src/tensor", {"base"}, {}},
       {"text", "src/text", {"base"}, {"nlohmann", "pcre2"}},
       {"plan", "src/plan", {"base", "text"}, {}},
@@ -79,7 +80,8 @@ const std::vector<ModuleRule>& layer_table() {
         "runtime",
         "cluster",
         "engine",
-        "api"},
+        "api",
+        "doctor"},
        {"CLI", "nlohmann"}},
   };
   return table;

@@ -202,3 +202,16 @@ TEST_CASE("config: the command line wins over the file", "[app]") {
   CHECK(config.value().layout.tp_size == 2);
   CHECK(config.value().model.query.name == "f");
 }
+
+TEST_CASE("config: doctor takes the manifest's flags, and needs no model", "[app]") {
+  Words words = manifest("1");
+  words.insert(words.begin(), "doctor");
+  auto line = parse_command_line(words);
+  REQUIRE(line);
+  CHECK(line.value().command == kDoctor);
+  CHECK(build_config(line.value().values, {}, {}, kDoctor));
+  line = parse_command_line(Words{"doctor"});
+  REQUIRE(line);
+  CHECK(build_config(line.value().values, {}, {}, kDoctor));
+  CHECK_FALSE(build_config(line.value().values, {}, {}, kServe));
+}

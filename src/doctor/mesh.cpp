@@ -1,0 +1,297 @@
+// Nodes start in any order: a worker keeps calling until the leader answers, the leader keeps
+// listening until all have come. What does not open with the hello is dropped within seconds.
+#include "mesh.h"
+
+#include <algorithm>
+#include <thread>
+
+namespace hadal {
+namespace {
+
+using namespace std::chrono_literals;
+
+constexpr std::string_view kMagic = "hadaldr1";
+constexpr uint32_t kControl = 0;
+constexpr uint32_t kData = 1;
+constexpr double kHelloSeconds = 2;
+constexpr double kMeshSeconds = 10;
+constexpr double kCallSeconds = 3;
+constexpr size_t kRefusalsMax = 16;
+constexpr auto kRetryInterval = 200ms;
+
+WireHello make_hello(const DoctorConfig& config, uint32_t purpose, uint16_t port) {
+  WireHello hello;
+  std::copy(kMagic.begin(), kMagic.end(), hello.magic.begin());
+  hello.purpose = purpose;
+  hello.node_rank = static_cast<uint32_t>(config.node_rank);
+  hello.num_nodes = static_cast<uint32_t>(config.num_nodes);
+  hello.ranks_per_node = static_cast<uint32_t>(config.ranks_per_node);
+  hello.listen_port = port;
+  write_text(hello.build, config.build);
+  return hello;
+}
+
+/// A hello of the given purpose from a node that may send it; anything else is a stranger.
+std::optional<WireHello> receive_hello(const DoctorConfig& config,
+                                       const Socket& socket,
+                                       uint32_t purpose) {
+  WireHello hello;
+  if (!receive_value(socket, hello, within(kHelloSeconds)) ||
+      !std::equal(kMagic.begin(), kMagic.end(), hello.magic.begin()) || hello.purpose != purpose ||
+      hello.listen_port > 65535) {
+    return std::nullopt;
+  }
+  if (purpose == kData && (hello.node_rank >= static_cast<uint32_t>(config.num_nodes) ||
+                           hello.node_rank <= static_cast<uint32_t>(config.node_rank))) {
+    return std::nullopt;
+  }
+  return hello;
+}
+
+/// Why a worker may not join; empty = it may.
+std::string refusal(const DoctorConfig& config, const WireHello& hello, const Peers& peers) {
+  const auto differs = [](const std::string& what, auto theirs, auto ours) {
+    return what + " is " + std::to_string(theirs) + " there and " + std::to_string(ours) +
+           " on node 0";
+  };
+  if (hello.num_nodes != static_cast<uint32_t>(config.num_nodes)) {
+    return differs("--nnodes", hello.num_nodes, config.num_nodes);
+  }
+  if (hello.ranks_per_node != static_cast<uint32_t>(config.ranks_per_node)) {
+    return differs("--tp over --nnodes", hello.ranks_per_node, config.ranks_per_node);
+  }
+  if (hello.node_rank == 0 || hello.node_rank >= hello.num_nodes) {
+    return "--node-rank is " + std::to_string(hello.node_rank) + ", expected 1.." +
+           std::to_string(hello.num_nodes - 1);
+  }
+  if (peers.control[hello.node_rank].is_open()) {
+    return "--node-rank " + std::to_string(hello.node_rank) + " was given to two nodes";
+  }
+  if (read_text(hello.build) != read_text(make_hello(config, kControl, 0).build)) {
+    return "build " + read_text(hello.build) + " there, " + config.build + " on node 0";
+  }
+  return {};
+}
+
+/// Text that every worker gets once: empty = all are there.
+void send_verdict(const Socket& to, const std::string& text) {
+  WireText verdict{};
+  write_text(verdict, text);
+  static_cast<void>(send_value(to, verdict, within(kHelloSeconds)));
+}
+
+void accept_worker(const DoctorConfig& config,
+                   Socket socket,
+                   std::vector<WireNode>& roster,
+                   Peers& peers) {
+  const auto hello = receive_hello(config, socket, kControl);
+  if (!hello) {
+    ++peers.strangers_dropped;
+    return;
+  }
+  if (const std::string reason = refusal(config, *hello, peers); !reason.empty()) {
+    send_verdict(socket, reason);
+    const std::string text = peer_address(socket).text() + ": " + reason;
+    if (peers.refusals.size() < kRefusalsMax &&
+        std::find(peers.refusals.begin(), peers.refusals.end(), text) == peers.refusals.end()) {
+      peers.refusals.push_back(text);
+    }
+    return;
+  }
+  WireNode& node = roster[hello->node_rank];
+  const std::string address = peer_address(socket).text();
+  write_text(node.address, address);
+  node.port = hello->listen_port;
+  peers.names[hello->node_rank] = address;
+  peers.control[hello->node_rank] = std::move(socket);
+}
+
+/// Connections from all nodes of higher rank that can come.
+void accept_data(const DoctorConfig& config, const Socket& listener, Peers& peers) {
+  const TimePoint deadline = within(kMeshSeconds);
+  for (int32_t expected = config.num_nodes - 1 - config.node_rank; expected > 0;) {
+    auto socket = accept_tcp(listener, deadline);
+    if (!socket) {
+      return;
+    }
+    const auto hello = receive_hello(config, socket.value(), kData);
+    if (!hello) {
+      ++peers.strangers_dropped;
+      continue;
+    }
+    --expected;
+    peers.data[hello->node_rank] = std::move(socket).value();
+  }
+}
+
+Peers empty_peers(const DoctorConfig& config) {
+  const auto count = static_cast<size_t>(config.num_nodes);
+  Peers peers;
+  peers.control.resize(count);
+  peers.data.resize(count);
+  peers.names.resize(count);
+  peers.link_errors.assign(count, std::vector<std::string>(count));
+  peers.names[0] = config.leader_host;
+  return peers;
+}
+
+/// What each worker could not reach.
+void collect_link_errors(Peers& peers) {
+  for (size_t high = 1; high < peers.control.size(); ++high) {
+    for (size_t low = 0; low < high; ++low) {
+      WireText text{};
+      const Status received = receive_value(peers.control[high], text, within(3 * kMeshSeconds));
+      peers.link_errors[high][low] = received ? read_text(text) : received.error().message;
+    }
+  }
+}
+
+/// One stream to a node of lower rank; the reason when there is none.
+std::string open_data(const DoctorConfig& config, SocketAddress address, Socket& out) {
+  auto socket = connect_tcp(address, within(kCallSeconds));
+  if (!socket) {
+    return socket.error().message;
+  }
+  const Status sent =
+      send_value(socket.value(), make_hello(config, kData, 0), within(kHelloSeconds));
+  if (!sent) {
+    return sent.error().message;
+  }
+  out = std::move(socket).value();
+  return {};
+}
+
+/// Until the leader answers.
+Result<Socket> call_leader(const DoctorConfig& config) {
+  const TimePoint deadline = within(config.timeout_s);
+  std::string reason;
+  std::string remedy;
+  const std::string port = std::to_string(config.leader_port);
+  do {
+    const auto addresses = resolve_tcp(config.leader_host, config.leader_port);
+    if (!addresses) {
+      reason = addresses.error().message;
+      remedy = "give --dist-init-addr node 0's address, or publish its name";
+    } else {
+      auto socket =
+          connect_tcp(addresses.value().front(), std::min(deadline, within(kCallSeconds)));
+      if (socket) {
+        return socket;
+      }
+      reason = socket.error().message;
+      remedy = reason == "no answer"
+                   ? "let TCP port " + port + " through between the nodes (NetworkPolicy, firewall)"
+                   : "run hadal doctor on node 0 with the same flags, at the same time";
+    }
+    std::this_thread::sleep_for(kRetryInterval);
+  } while (system_clock().now() < deadline);
+  return Error{ErrorCode::unavailable,
+               "node 0 at " + config.leader_host + ":" + port + " cannot be reached within " +
+                   std::to_string(config.timeout_s) + " s: " + reason + "\n" + remedy};
+}
+
+}  // namespace
+
+Result<Peers> meet_as_leader(const DoctorConfig& config) {
+  const auto own = resolve_tcp(config.leader_host, config.leader_port);
+  const bool is_v6 = own && own.value().front().family() == AF_INET6;
+  auto listener = listen_tcp(is_v6 ? "::" : "0.0.0.0", config.leader_port);
+  if (!listener) {
+    return Error{ErrorCode::unavailable,
+                 "cannot listen on port " + std::to_string(config.leader_port) + ": " +
+                     listener.error().message +
+                     "\nend the process that holds it, or give another "
+                     "--dist-init-addr"};
+  }
+  Peers peers = empty_peers(config);
+  std::vector<WireNode> roster(static_cast<size_t>(config.num_nodes));
+  const TimePoint deadline = within(config.timeout_s);
+  const auto list_missing = [&] {
+    peers.missing.clear();
+    for (int32_t node = 1; node < config.num_nodes; ++node) {
+      if (!peers.control[static_cast<size_t>(node)].is_open()) {
+        peers.missing.push_back(node);
+      }
+    }
+    return !peers.missing.empty();
+  };
+  while (list_missing()) {
+    auto socket = accept_tcp(listener.value(), deadline);
+    if (!socket) {
+      break;
+    }
+    accept_worker(config, std::move(socket).value(), roster, peers);
+  }
+  for (const Socket& worker : peers.control) {
+    if (worker.is_open()) {
+      send_verdict(worker,
+                   peers.missing.empty()
+                       ? ""
+                       : "node " + std::to_string(peers.missing.front()) + " did not come");
+    }
+  }
+  if (!peers.missing.empty()) {
+    return peers;
+  }
+  for (size_t node = 1; node < roster.size(); ++node) {
+    static_cast<void>(
+        send_all(peers.control[node], std::as_bytes(std::span(roster)), within(kHelloSeconds)));
+  }
+  accept_data(config, listener.value(), peers);
+  collect_link_errors(peers);
+  return peers;
+}
+
+Result<Peers> meet_as_worker(const DoctorConfig& config) {
+  auto listener = listen_tcp("::", 0);  // both families where the kernel has IPv6
+  if (!listener) {
+    listener = listen_tcp("0.0.0.0", 0);
+  }
+  if (!listener) {
+    return Error{ErrorCode::unavailable,
+                 "cannot listen on any port: " + listener.error().message +
+                     "\nlet the container listen on TCP ports"};
+  }
+  auto leader = call_leader(config);
+  if (!leader) {
+    return leader.error();
+  }
+  Peers peers = empty_peers(config);
+  peers.control[0] = std::move(leader).value();
+  const TimePoint deadline = within(config.timeout_s + kMeshSeconds);
+  const uint16_t port = local_port(listener.value());
+  WireText verdict{};
+  Status status = send_value(peers.control[0], make_hello(config, kControl, port), deadline);
+  if (status) {
+    status = receive_value(peers.control[0], verdict, deadline);
+  }
+  if (!status || !read_text(verdict).empty()) {
+    return Error{
+        ErrorCode::unavailable,
+        "node 0 let this node go: " + (status ? read_text(verdict) : status.error().message) +
+            "\nstart every node with the same image and flags, only --node-rank differs"};
+  }
+  std::vector<WireNode> roster(static_cast<size_t>(config.num_nodes));
+  HADAL_RETURN_IF_ERROR(
+      receive_all(peers.control[0], std::as_writable_bytes(std::span(roster)), deadline));
+  std::vector<std::string> errors;
+  for (int32_t low = 0; low < config.node_rank; ++low) {
+    const auto index = static_cast<size_t>(low);
+    SocketAddress address = peer_address(peers.control[0]);
+    std::string error;
+    if (low > 0) {
+      const auto found =
+          resolve_tcp(read_text(roster[index].address), static_cast<uint16_t>(roster[index].port));
+      error = found ? "" : found.error().message;
+      address = found ? found.value().front() : address;
+    }
+    errors.push_back(error.empty() ? open_data(config, address, peers.data[index]) : error);
+  }
+  accept_data(config, listener.value(), peers);
+  for (const std::string& error : errors) {
+    send_verdict(peers.control[0], error);
+  }
+  return peers;
+}
+
+}  // namespace hadal
