@@ -233,6 +233,9 @@ void Scheduler::check_invariants() const {
                 "L5: a sequence is in exactly one queue");
     HADAL_CHECK(sequence->state != SequenceState::retiring || s.is_in_flight(*sequence),
                 "P6: an ended sequence outlives its steps");
+    HADAL_CHECK(sequence->state != SequenceState::running || sequence->needs_row() ||
+                    s.is_in_flight(*sequence),
+                "S8: a running sequence has a token to compute or a step in flight");
     HADAL_CHECK((sequence->slot >= 0) == (sequence->state != SequenceState::waiting) ||
                     sequence->state == SequenceState::retiring,
                 "S5: slot of a sequence");

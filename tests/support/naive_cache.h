@@ -52,31 +52,59 @@ class NaiveCache {
     }
   }
 
-  /// True when the page was adopted (with one lease); `dropped` are tails that it replaced.
-  bool extend(const std::string& name_space,
-              std::span<const TokenId> prefix,
-              PageId page,
-              std::vector<PageId>& dropped) {
+  struct Extended {
+    bool is_new = false;    ///< the page was adopted, with one lease
+    PageId continued = -1;  ///< an unleased tail that the page goes on with, to be dropped
+    bool may_stay = false;  ///< ... or not: other pages go on with it too
+  };
+
+  /// The caller forgets() the continued tail.
+  Extended extend(const std::string& name_space, std::span<const TokenId> prefix, PageId page) {
     const size_t begin = (prefix.size() - 1) / kPage * kPage;
     size_t longest = begin;
+    int32_t num_longest = 0;
     for (const Entry& entry : entries_) {
-      if (entry.name_space == name_space && page_begin(entry) == begin) {
-        const size_t common = common_tokens(entry.prefix, prefix);
-        if (common == prefix.size())
-          return false;
-        longest = std::max(longest, common);
-      }
+      if (entry.name_space != name_space || page_begin(entry) != begin)
+        continue;
+      const size_t common = common_tokens(entry.prefix, prefix);
+      if (common == prefix.size())
+        return {};
+      num_longest = common > longest ? 1 : num_longest + (common == longest ? 1 : 0);
+      longest = std::max(longest, common);
     }
-    std::erase_if(entries_, [&](const Entry& entry) {
-      const bool is_replaced = entry.name_space == name_space && page_begin(entry) == begin &&
-                               entry.refs == 0 && entry.prefix.size() == longest &&
-                               common_tokens(entry.prefix, prefix) == longest && longest > begin;
-      if (is_replaced)
-        dropped.push_back(entry.page);
-      return is_replaced;
-    });
+    Extended result;
+    result.is_new = true;
+    for (const Entry& entry : entries_) {
+      if (longest > begin && entry.name_space == name_space && page_begin(entry) == begin &&
+          entry.refs == 0 && entry.prefix.size() == longest &&
+          common_tokens(entry.prefix, prefix) == longest)
+        result.continued = entry.page;
+    }
+    result.may_stay = num_longest > 1;
     entries_.push_back({page, name_space, {prefix.begin(), prefix.end()}, 1, 0});
-    return true;
+    return result;
+  }
+
+  void forget(PageId page) {
+    std::erase_if(entries_, [&](const Entry& entry) { return entry.page == page; });
+  }
+
+  /// Removes the pages of the prefix that nobody leases and nothing continues, from its end up.
+  void drop(const std::string& name_space,
+            std::span<const TokenId> prefix,
+            std::vector<PageId>& dropped) {
+    for (size_t end = prefix.size(); end > 0; end = (end - 1) / kPage * kPage) {
+      const Entry* entry = find(name_space, prefix, static_cast<int32_t>(end));
+      const bool is_continued =
+          std::any_of(entries_.begin(), entries_.end(), [&](const Entry& other) {
+            return other.name_space == name_space && page_begin(other) == end &&
+                   common_tokens(other.prefix, prefix) >= end;
+          });
+      if (entry->refs > 0 || is_continued)
+        return;
+      dropped.push_back(entry->page);
+      forget(dropped.back());
+    }
   }
 
   /// Least recently used unleased page; -1 when there is none.

@@ -85,7 +85,8 @@ class Scheduler {
   /// Drops all unleased cached pages; returns how many.
   int32_t flush_cache();
   SchedulerStats stats() const;
-  /// Aborts with the name of the broken rule (reliability model: P1-P5, R1-R10, S4, L5). O(pages).
+  /// Aborts with the name of the broken rule (reliability model: P1-P6, R1-R10, S4, S5, S8, L5).
+  /// O(pages).
   void check_invariants() const;
 
  private:

@@ -2,17 +2,12 @@
 #include "scheduler_harness.h"
 
 #include <algorithm>
+#include <cstdio>
+#include <cstdlib>
 #include <string>
-
-#include "catch.h"
 
 namespace hadal {
 namespace {
-
-void need(bool holds, const std::string& rule) {
-  if (!holds)
-    FAIL(rule);
-}
 
 uint64_t mix(uint64_t x) {
   x = (x ^ (x >> 30U)) * 0xBF58476D1CE4E5B9U;
@@ -25,6 +20,14 @@ uint64_t extend_hash(uint64_t prefix, TokenId token) {
 }
 
 }  // namespace
+
+void need(bool holds, const char* rule) {
+  if (holds)
+    return;
+  std::fprintf(stderr, "broken rule: %s\n", rule);
+  std::fflush(stderr);
+  std::abort();
+}
 
 SchedulerHarness::SchedulerHarness(const SchedulerConfig& config)
     : config_(config),
@@ -46,6 +49,7 @@ RequestId SchedulerHarness::submit(Ask ask) {
   record.max_new_tokens = ask.max_new_tokens;
   record.stop_tokens = ask.stop_tokens;
   record.wants_prompt_logprobs = ask.wants_prompt_logprobs;
+  record.priority = ask.priority;
   records_.emplace(id, std::move(record));
   GenerateRequest request;
   request.prompt = std::move(ask.prompt);
@@ -56,7 +60,7 @@ RequestId SchedulerHarness::submit(Ask ask) {
   request.sampling.num_top_logprobs = ask.wants_prompt_logprobs ? 0 : -1;
   request.sampling.seed = id;  // how the device knows whose slot it is
   request.priority = ask.priority;
-  REQUIRE(Scheduler::validate(config_, request));
+  need(static_cast<bool>(Scheduler::validate(config_, request)), "the request is valid");
   scheduler_.submit(id, std::move(request));
   collect();
   return id;
@@ -68,14 +72,81 @@ void SchedulerHarness::cancel(RequestId id) {
 }
 
 bool SchedulerHarness::plan() {
+  const int64_t num_retractions = stats().num_retractions;
   std::optional<BatchPlan> plan = scheduler_.plan_next();
+  const int64_t num_retracted = stats().num_retractions - num_retractions;
   collect();
-  if (!plan)
+  if (!plan) {
+    need(num_retracted == 0, "a plan that was not made has retracted");
     return false;
+  }
   need(++last_step_id_ == plan->step_id, "T1: step ids grow by one");
   last_plan_ = std::move(*plan);
+  const bool was_idle = in_flight_.empty();
   execute(last_plan_);
+  check_retractions(num_retracted, was_idle);
+  note_placements();
   return true;
+}
+
+/// S9, and the order of admission where nothing but the policy decides it.
+void SchedulerHarness::note_placements() {
+  std::vector<RequestId> first;
+  for (const SlotUpdate& update : last_plan_.slot_updates) {
+    if (!update.reset)
+      continue;
+    const RequestId id = slots_.at(update.slot).id;
+    if (++records_.at(id).num_placements == 1)
+      first.push_back(id);
+    need(records_.at(id).num_placements <= 1 + kMaxRetractions, "S9: retractions of one request");
+    running_.insert(id);
+    uncertain_.erase(id);
+  }
+  if (!config_.enable_radix_cache)
+    check_order_of_first_placements(first);
+}
+
+/// S6: whoever still waits for a first slot comes after all that got one.
+void SchedulerHarness::check_order_of_first_placements(const std::vector<RequestId>& placed) const {
+  for (const auto& [id, record] : records_) {
+    if (record.num_placements > 0 || record.num_terminal > 0)
+      continue;
+    for (const RequestId other : placed) {
+      need(config_.policy != SchedulePolicy::fcfs || other < id, "S6: fcfs admits by age");
+      need(config_.policy != SchedulePolicy::priority ||
+               records_.at(other).priority >= record.priority,
+           "S6: priority admits the most urgent first");
+    }
+  }
+}
+
+/// S2: the oldest running sequence is never retracted. A retraction is not announced; but when
+/// nothing is in flight, every decoding sequence has a row and so does the oldest one.
+void SchedulerHarness::check_retractions(int64_t num_retracted, bool was_idle) {
+  const std::set<RequestId> planned = planned_requests();
+  for (const RequestId id : planned) {
+    running_.insert(id);
+    uncertain_.erase(id);
+  }
+  if (num_retracted == 0)
+    return;
+  need(was_idle, "P6: a retraction with a step in flight");
+  const RequestId oldest = running_.empty() ? 0 : *running_.begin();
+  if (uncertain_.empty() || *uncertain_.begin() > oldest)
+    need(planned.count(oldest) > 0, "S2: the oldest sequence is never retracted");
+  for (auto id = running_.begin(); id != running_.end();) {
+    const bool is_planned = planned.count(*id) > 0;
+    if (!is_planned)
+      uncertain_.insert(*id);
+    id = is_planned ? std::next(id) : running_.erase(id);
+  }
+}
+
+void SchedulerHarness::abandon() {
+  in_flight_.clear();
+  scheduler_.abandon("the runner has failed");
+  collect();
+  need(!scheduler_.has_work(), "L1: abandoned work goes on");
 }
 
 bool SchedulerHarness::retire() {
@@ -102,7 +173,7 @@ void SchedulerHarness::drain() {
   need(now.pages_leased == 0, "D1: no lease after a drain");
   need(now.pages_free + now.pages_cached == now.pages_total, "D2: no page is lost");
   for (const auto& [id, record] : records_)
-    need(record.num_terminal == 1, "L1: request " + std::to_string(id) + " has no end");
+    need(record.num_terminal == 1, "L1: a request has no end");
 }
 
 std::set<RequestId> SchedulerHarness::planned_requests() const {
@@ -123,6 +194,7 @@ void SchedulerHarness::apply_updates(const BatchPlan& plan, Step& step) {
     if (update.reset) {
       slot = Slot{};
       slot.id = update.reset->sampling.seed;
+      slot.is_fresh = records_.at(slot.id).num_placements == 0;
       slot.num_prompt = update.reset->num_prompt_tokens;
       need(static_cast<size_t>(slot.num_prompt) == records_.at(slot.id).prompt.size(),
            "a slot's prompt length");
@@ -199,9 +271,13 @@ void SchedulerHarness::run_row(const PlanRow& row, std::span<const TokenId> toke
   const Record& record = records_.at(slot.id);
   const int32_t end = row.kv_begin + row.num_tokens;
   need(static_cast<size_t>(end) <= slot.pages.size() * 64, "S11: a row beyond its pages");
-  if (slot.kv_end < 0)
+  if (slot.kv_end < 0) {
     check_prefix(slot, row.kv_begin);
-  else
+    need(row.kv_begin < static_cast<int32_t>(record.prompt.size() + record.tokens.size()),
+         "R12: a match leaves a token to compute");
+    if (slot.is_fresh)
+      records_.at(slot.id).num_reused_tokens = row.kv_begin;
+  } else
     need(row.kv_begin == slot.kv_end ||
              (record.wants_prompt_logprobs && row.kv_begin == slot.kv_end - 1),
          "S10: every position once and in order");
@@ -252,10 +328,14 @@ void SchedulerHarness::collect() {
       record.tokens.push_back(*event.token);
     }
     record.num_cached_tokens = event.num_cached_tokens;
+    need(event.num_cached_tokens == record.num_reused_tokens,
+         "L7: cached_tokens is what was not computed");
     record.prompt_logprobs.insert(
         record.prompt_logprobs.end(), event.prompt_logprobs.begin(), event.prompt_logprobs.end());
     if (event.finish) {
       ++record.num_terminal;
+      running_.erase(event.id);
+      uncertain_.erase(event.id);
       record.finish = *event.finish;
       need(record.finish != FinishReason::length ||
                static_cast<int32_t>(record.tokens.size()) == record.max_new_tokens,

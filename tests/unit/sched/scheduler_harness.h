@@ -3,18 +3,24 @@
 // The device runs a plan when it is submitted and keeps the result until commit, as hardware with a
 // step in flight does. After every call the rules of the reliability model are checked: content of
 // reused KV (R6, R7), writes of a step in flight (P6), limits of a plan (S3, S4, S7), the life of a
-// request (L1-L4), pages and tree (P1-P5, R1-R10, L5 in Scheduler::check_invariants).
+// request (L1-L4), pages and tree (P1-P5, R1-R10, L5 in Scheduler::check_invariants). A broken rule
+// is named on stderr and aborts, as HADAL_CHECK does: Catch reports it with its case, and
+// property_main.cpp catches it in a child process.
 #pragma once
 
 #include <deque>
 #include <map>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
 #include <hadal/sched/scheduler.h>
 
 namespace hadal {
+
+/// Aborts with the name of the rule unless it holds.
+void need(bool holds, const char* rule);
 
 class SchedulerHarness {
  public:
@@ -26,10 +32,13 @@ class SchedulerHarness {
     std::vector<TokenId> stop_tokens;
     std::vector<TokenId> tokens;
     std::vector<TokenLogprob> prompt_logprobs;
-    int32_t num_cached_tokens = 0;
+    int32_t num_cached_tokens = 0;  ///< as events tell
+    int32_t num_reused_tokens = 0;  ///< as the first plan with it shows
     int num_terminal = 0;
     FinishReason finish = FinishReason::error;
     bool wants_prompt_logprobs = false;
+    int32_t priority = 0;
+    int32_t num_placements = 0;  ///< times it was given a slot: 1 + retractions it came back from
   };
 
   struct Ask {
@@ -41,6 +50,8 @@ class SchedulerHarness {
     int32_t priority = 0;
   };
 
+  static constexpr int32_t kMaxRetractions = 2;  ///< of one request
+
   explicit SchedulerHarness(const SchedulerConfig& config);
   ~SchedulerHarness();
 
@@ -50,6 +61,8 @@ class SchedulerHarness {
   bool plan();
   /// Retires the oldest step in flight; true when there was one.
   bool retire();
+  /// The runner has failed: nothing that is in flight comes back.
+  void abandon();
   /// One turn of the engine: as many steps ahead as allowed, then the oldest retires.
   void turn();
   /// Turns until there is no work; fails when that takes too many.
@@ -85,6 +98,7 @@ class SchedulerHarness {
     std::vector<PageId> pages;
     int32_t kv_end = -1;
     int32_t num_prompt = 0;
+    bool is_fresh = false;  ///< no row since it was placed for the first time
     TokenId last_token = -1;
     int32_t last_position = -1;
   };
@@ -96,6 +110,9 @@ class SchedulerHarness {
   };
 
   void execute(const BatchPlan& plan);
+  void note_placements();
+  void check_order_of_first_placements(const std::vector<RequestId>& placed) const;
+  void check_retractions(int64_t num_retracted, bool was_idle);
   void apply_updates(const BatchPlan& plan, Step& step);
   void run_row(const PlanRow& row, std::span<const TokenId> tokens, Step& step);
   void check_prefix(const Slot& slot, int32_t num_tokens);
@@ -111,6 +128,8 @@ class SchedulerHarness {
   std::deque<Step> in_flight_;
   BatchPlan last_plan_;
   std::set<RequestId> poisoned_;
+  std::set<RequestId> running_;    ///< surely: had a row or a slot since the last retraction
+  std::set<RequestId> uncertain_;  ///< running or retracted: no row in a plan that retracted
   RequestId next_id_ = 1;
   uint64_t last_step_id_ = 0;
 };
