@@ -54,14 +54,6 @@ void CudaOps::embed(const EmbedArgs& /*args*/, Stream& /*stream*/) {
   not_built("embed");
 }
 
-void CudaOps::add_norm(const AddNormArgs& /*args*/, Stream& /*stream*/) {
-  not_built("add_norm");
-}
-
-void CudaOps::linear(const LinearArgs& /*args*/, Stream& /*stream*/) {
-  not_built("linear");
-}
-
 void CudaOps::latent_write(const LatentWriteArgs& /*args*/, Stream& /*stream*/) {
   not_built("latent_write");
 }
@@ -76,26 +68,6 @@ void CudaOps::attention_prompt(const AttentionArgs& /*args*/, Stream& /*stream*/
 
 void CudaOps::attention_generated(const AttentionArgs& /*args*/, Stream& /*stream*/) {
   not_built("attention_generated");
-}
-
-void CudaOps::gate_up(const GateUpArgs& /*args*/, Stream& /*stream*/) {
-  not_built("gate_up");
-}
-
-void CudaOps::router(const RouterArgs& /*args*/, Stream& /*stream*/) {
-  not_built("router");
-}
-
-void CudaOps::moe_gate_up(const MoeGateUpArgs& /*args*/, Stream& /*stream*/) {
-  not_built("moe_gate_up");
-}
-
-void CudaOps::moe_down(const MoeDownArgs& /*args*/, Stream& /*stream*/) {
-  not_built("moe_down");
-}
-
-void CudaOps::lm_head(const LmHeadArgs& /*args*/, Stream& /*stream*/) {
-  not_built("lm_head");
 }
 
 void CudaOps::reset_slots(const ResetSlotsArgs& /*args*/, Stream& /*stream*/) {

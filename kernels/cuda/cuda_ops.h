@@ -14,6 +14,7 @@
 
 #include "cuda_stream.h"
 #include "cuda_weight.h"
+#include "product.h"
 #include "workspace.h"
 
 namespace hadal::cuda {
@@ -56,6 +57,22 @@ class CudaOps final : public Ops {
   cudaStream_t begin(const char* op, const Status& status, Stream& stream);
   /// Every op ends with it: aborts when a launch failed, and waits when sync_every_op is set.
   void end(const char* op, cudaStream_t stream);
+
+  struct ChosenExperts {
+    ConstTensorView expert_ids;
+    int32_t first_expert;
+    bool has_shared;
+    int32_t token_begin;
+    int32_t num_tokens;
+  };
+
+  /// One weight, rows in order or gathered.
+  void run_product(const ProductArgs& args, bool is_pair, cudaStream_t stream);
+  /// Lists the chosen experts of some tokens and computes their products.
+  void run_expert_product(ProductArgs args,
+                          bool is_pair,
+                          const ChosenExperts& chosen,
+                          cudaStream_t stream);
 
   const DeviceInfo device_;
   const bool sync_every_op_;

@@ -162,4 +162,102 @@ __device__ inline void store_group(
   }
 }
 
+/// Columns [column, column + 4) of a row; what lies beyond `columns` stays as it is.
+__device__ inline void load_quad(
+    const ConstPlainMatrix& matrix, int64_t row, int64_t column, int64_t columns, float (&out)[4]) {
+  const int64_t at = row * matrix.stride + column;
+  if (matrix.is_bf16) {
+    const uint16_t* from = reinterpret_cast<const uint16_t*>(matrix.data) + at;
+    if (column + 4 <= columns && reinterpret_cast<uintptr_t>(from) % 8 == 0) {
+      const uint2 words = *reinterpret_cast<const uint2*>(from);
+      out[0] = __uint_as_float(words.x << 16);
+      out[1] = __uint_as_float(words.x & 0xffff0000U);
+      out[2] = __uint_as_float(words.y << 16);
+      out[3] = __uint_as_float(words.y & 0xffff0000U);
+      return;
+    }
+  } else {
+    const float* from = reinterpret_cast<const float*>(matrix.data) + at;
+    if (column + 4 <= columns && reinterpret_cast<uintptr_t>(from) % 16 == 0) {
+      const float4 four = *reinterpret_cast<const float4*>(from);
+      out[0] = four.x;
+      out[1] = four.y;
+      out[2] = four.z;
+      out[3] = four.w;
+      return;
+    }
+  }
+#pragma unroll
+  for (int32_t j = 0; j < 4; ++j) {
+    if (column + j < columns) {
+      out[j] = load_plain(matrix, row, column + j);
+    }
+  }
+}
+
+__device__ inline void store_quad(const PlainMatrix& matrix,
+                                  int64_t row,
+                                  int64_t column,
+                                  int64_t columns,
+                                  const float (&values)[4]) {
+  const int64_t at = row * matrix.stride + column;
+  if (matrix.is_bf16) {
+    uint16_t* to = reinterpret_cast<uint16_t*>(matrix.data) + at;
+    if (column + 4 <= columns && reinterpret_cast<uintptr_t>(to) % 8 == 0) {
+      *reinterpret_cast<uint2*>(to) =
+          make_uint2(f32_to_bf16x2(values[0], values[1]), f32_to_bf16x2(values[2], values[3]));
+      return;
+    }
+  } else {
+    float* to = reinterpret_cast<float*>(matrix.data) + at;
+    if (column + 4 <= columns && reinterpret_cast<uintptr_t>(to) % 16 == 0) {
+      *reinterpret_cast<float4*>(to) = make_float4(values[0], values[1], values[2], values[3]);
+      return;
+    }
+  }
+#pragma unroll
+  for (int32_t j = 0; j < 4; ++j) {
+    if (column + j < columns) {
+      store_plain(matrix, row, column + j, values[j]);
+    }
+  }
+}
+
+/// Stores 128 columns from `column` (fewer at the end of a row of `columns`), one warp: lane i
+/// gives columns column + 4 i + j. Reduces the group's amax for e4m3.
+__device__ inline void store_group_quads(
+    const ActMatrix& x, int64_t row, int64_t column, int64_t columns, const float (&values)[4]) {
+  const int64_t mine = column + threadIdx.x % 32 * 4;
+  if (x.format != ActFormat::e4m3) {
+    store_quad({x.data, x.stride, x.format == ActFormat::bf16}, row, mine, columns, values);
+    return;
+  }
+  float amax = 0.0F;
+#pragma unroll
+  for (int32_t j = 0; j < 4; ++j) {
+    amax = mine + j < columns ? fmaxf(amax, fabsf(values[j])) : amax;
+  }
+  const float scale = scale_of_amax(warp_max(amax));
+  if (mine == column) {
+    store_scale(x, row, column / kQuantGroup, scale);
+  }
+  uint8_t codes[4];
+#pragma unroll
+  for (int32_t j = 0; j < 4; ++j) {
+    codes[j] = f32_to_e4m3_device(__fdiv_rn(values[j], scale));
+  }
+  uint8_t* to = reinterpret_cast<uint8_t*>(x.data) + row * x.stride + mine;
+  if (mine + 4 <= columns && reinterpret_cast<uintptr_t>(to) % 4 == 0) {
+    *reinterpret_cast<uint32_t*>(to) =
+        codes[0] | codes[1] << 8 | codes[2] << 16 | static_cast<uint32_t>(codes[3]) << 24;
+    return;
+  }
+#pragma unroll
+  for (int32_t j = 0; j < 4; ++j) {
+    if (mine + j < columns) {
+      to[j] = codes[j];
+    }
+  }
+}
+
 }  // namespace hadal::cuda

@@ -21,7 +21,7 @@ struct PlainMatrix {
   int64_t stride = 0;
   bool is_bf16 = false;
 
-  operator ConstPlainMatrix() const {  // NOLINT(google-explicit-constructor)
+  constexpr operator ConstPlainMatrix() const {  // NOLINT(google-explicit-constructor)
     return {data, stride, is_bf16};
   }
 };
@@ -44,7 +44,7 @@ struct ActMatrix {
   int64_t scale_group = 0;
   ActFormat format = ActFormat::f32;
 
-  operator ConstActMatrix() const {  // NOLINT(google-explicit-constructor)
+  constexpr operator ConstActMatrix() const {  // NOLINT(google-explicit-constructor)
     return {data, scales, stride, scale_row, scale_group, format};
   }
 };

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 
 #include "catch.h"
 
@@ -13,6 +14,54 @@ namespace {
 
 constexpr double kE4m3Max = 448.0;
 
+#ifdef HADAL_TEST_GPU
+
+constexpr int kSkipped = 77;  // SKIP_RETURN_CODE
+
+Backend* gpu_backend = nullptr;
+
+/// Pinned host memory: the test fills and reads it, kernels reach it by the same address.
+TestMemory allocate_pinned(size_t size_bytes) {
+  auto made = gpu_backend->allocate(static_cast<int64_t>(size_bytes), MemoryKind::pinned_host);
+  REQUIRE(static_cast<bool>(made));
+  auto buffer = std::make_shared<Buffer>(std::move(made).value());
+  return TestMemory(buffer, buffer->data());
+}
+
+/// The GPU of this machine; without one the program ends here, as skipped.
+std::vector<TestBackend> make_backends() {
+  // Ops wait for their kernels, so a case reads results as soon as an op returns.
+  auto made = make_cuda_backend({.sync_every_op = true});
+  if (!made) {
+    std::printf("skipped: %s\n", made.error().message.c_str());
+    std::fflush(stdout);
+    std::_Exit(kSkipped);
+  }
+  OpsLimits limits;
+  limits.max_step_tokens = 512;
+  limits.max_rows = 64;
+  limits.max_context_tokens = 8192;
+  limits.num_heads = 16;
+  limits.qk_nope_head_dim = 128;
+  limits.qk_rope_head_dim = 64;
+  limits.v_head_dim = 128;
+  limits.kv_lora_rank = 512;
+  limits.vocab_size = 4096;
+  std::vector<TestBackend> list(1);
+  list[0].name = "cuda";
+  list[0].backend = std::move(made).value();
+  list[0].stream = list[0].backend->create_stream();
+  const Status reserved = list[0].backend->reserve(limits);
+  if (!reserved) {
+    HADAL_CHECK(false, reserved.error().message);
+  }
+  gpu_backend = list[0].backend.get();
+  allocate_test_memory = allocate_pinned;
+  return list;
+}
+
+#else
+
 TestBackend make_test_backend(const std::string& name, const CpuBackendConfig& config) {
   TestBackend result;
   result.name = name;
@@ -21,6 +70,19 @@ TestBackend make_test_backend(const std::string& name, const CpuBackendConfig& c
   result.rounds_latents = config.e4m3_activations;
   return result;
 }
+
+std::vector<TestBackend> make_backends() {
+  std::vector<TestBackend> list;
+  list.push_back(make_test_backend("cpu exact", {.mode = CpuMode::exact, .num_threads = 2}));
+  list.push_back(make_test_backend(
+      "cpu exact e4m3", {.mode = CpuMode::exact, .num_threads = 1, .e4m3_activations = true}));
+  list.push_back(make_test_backend("cpu avx2", {.max_isa = CpuIsa::avx2, .num_threads = 2}));
+  list.push_back(make_test_backend("cpu fast", {.num_threads = 3}));
+  list.push_back(make_test_backend("cpu fast e4m3", {.num_threads = 2, .e4m3_activations = true}));
+  return list;
+}
+
+#endif
 
 double read_element(const TensorView& view, int64_t i) {
   switch (view.dtype) {
@@ -57,17 +119,7 @@ void write_element(const TensorView& view, int64_t i, double value) {
 }  // namespace
 
 std::vector<TestBackend>& backends() {
-  static std::vector<TestBackend> all = [] {
-    std::vector<TestBackend> list;
-    list.push_back(make_test_backend("cpu exact", {.mode = CpuMode::exact, .num_threads = 2}));
-    list.push_back(make_test_backend(
-        "cpu exact e4m3", {.mode = CpuMode::exact, .num_threads = 1, .e4m3_activations = true}));
-    list.push_back(make_test_backend("cpu avx2", {.max_isa = CpuIsa::avx2, .num_threads = 2}));
-    list.push_back(make_test_backend("cpu fast", {.num_threads = 3}));
-    list.push_back(
-        make_test_backend("cpu fast e4m3", {.num_threads = 2, .e4m3_activations = true}));
-    return list;
-  }();
+  static std::vector<TestBackend> all = make_backends();
   return all;
 }
 

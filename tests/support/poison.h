@@ -5,7 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
-#include <vector>
+#include <memory>
 
 #include <hadal/tensor/tensor.h>
 
@@ -40,15 +40,24 @@ inline void poison(const TensorView& view) {
   }
 }
 
+/// Memory that tests fill and kernels use; freed with the last copy.
+using TestMemory = std::shared_ptr<std::byte>;
+
+/// Where GuardedTensor takes its memory from. Tests of a GPU put memory here that it reaches.
+inline TestMemory (*allocate_test_memory)(size_t size_bytes) = [](size_t size_bytes) {
+  return TestMemory(new std::byte[size_bytes], [](std::byte* data) { delete[] data; });
+};
+
 /// A dense tensor, poisoned at first, between two guards.
 class GuardedTensor {
  public:
   GuardedTensor() = default;
 
   GuardedTensor(DType dtype, const Shape& shape)
-      : memory_(static_cast<size_t>(shape.numel() * size_of(dtype)) + 2 * kGuard,
-                std::byte{kSentinel}) {
-    view_ = make_view(memory_.data() + kGuard, dtype, shape);
+      : size_(static_cast<size_t>(shape.numel() * size_of(dtype)) + 2 * kGuard),
+        memory_(allocate_test_memory(size_)) {
+    std::memset(memory_.get(), kSentinel, size_);
+    view_ = make_view(memory_.get() + kGuard, dtype, shape);
     poison(view_);
   }
 
@@ -56,9 +65,13 @@ class GuardedTensor {
 
   /// No byte of the guards was written.
   bool guards_are_whole() const {
-    const size_t end = memory_.size() - kGuard;
+    if (memory_ == nullptr) {
+      return true;
+    }
+    const std::byte* bytes = memory_.get();
+    const size_t end = size_ - kGuard;
     for (size_t i = 0; i < kGuard; ++i) {
-      if (memory_[i] != std::byte{kSentinel} || memory_[end + i] != std::byte{kSentinel}) {
+      if (bytes[i] != std::byte{kSentinel} || bytes[end + i] != std::byte{kSentinel}) {
         return false;
       }
     }
@@ -67,7 +80,8 @@ class GuardedTensor {
 
  private:
   static constexpr size_t kGuard = 256;
-  std::vector<std::byte> memory_;
+  size_t size_ = 0;
+  TestMemory memory_;
   TensorView view_;
 };
 

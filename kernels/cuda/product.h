@@ -1,0 +1,79 @@
+// A product of activation rows with one weight matrix, or with the matrices of chosen experts: the
+// one shape behind linear, gate_up, lm_head and the two halves of the mixture of experts.
+//
+//   out[o(i)] = x[r(i)] * W_e(i)^T              or   silu(x * gate^T) * (x * up^T)
+//
+// Rows are cut into tiles of one expert. Canonical order of summation of an element, kept by every
+// kernel: over k in blocks of 128, each summed from zero in the kernel's own fixed way, blocks
+// added in ascending order in float32. Rows, columns and grids never enter.
+#pragma once
+
+#include <cstdint>
+
+#include <cuda_runtime_api.h>
+
+#include "cuda_weight.h"
+#include "device_views.h"
+#include "workspace.h"
+
+namespace hadal::cuda {
+
+inline constexpr int32_t kBlockK = 128;  ///< columns of a block of the canonical order
+
+/// Rows [begin, begin + count) of the list of entries, all of one expert.
+struct RowTile {
+  int32_t expert = 0;
+  int32_t begin = 0;
+  int32_t count = 0;
+  int32_t unused = 0;
+};
+
+struct ProductArgs {
+  ConstActMatrix x;
+  DeviceMatrix weight;  ///< of the experts 0..num_experts - 1
+  DeviceMatrix shared;  ///< of expert num_experts, when there is one
+  int32_t num_experts = 1;
+  /// Tiles on the device, `expert` < 0 beyond the last; null = one expert, rows in order.
+  const RowTile* tiles = nullptr;
+  const int32_t* entries = nullptr;  ///< with tiles: entry of each listed row
+  const int32_t* gather = nullptr;   ///< without tiles: row of x for each row; null = the same
+  int32_t num_rows = 0;              ///< without tiles
+  int32_t x_divisor = 1;             ///< row of x = entry / x_divisor
+  ActMatrix out;                     ///< row = entry - out_row_begin
+  int32_t out_row_begin = 0;
+  int32_t out_columns = 0;  ///< features of out: rows of the weight, or half of them for a pair
+};
+
+/// What a launch needs on the host. `tile_rows` bounds RowTile::count.
+struct ProductGrid {
+  int32_t tile_rows = 0;
+  int32_t num_tiles = 0;  ///< an upper bound
+};
+
+/// Any formats and offsets, float32 arithmetic. tile_rows = kPlainTileRows.
+inline constexpr int32_t kPlainTileRows = 32;
+void launch_plain_product(const ProductArgs& args,
+                          bool is_pair,
+                          const ProductGrid& grid,
+                          cudaStream_t stream);
+
+/// Which rows chose which expert, as tiles.
+struct ExpertTiles {
+  const RowTile* tiles = nullptr;
+  const int32_t* entries = nullptr;
+  ProductGrid grid;
+};
+
+/// Lists the entries token * slots + slot of tokens [token_begin, token_begin + num_tokens) by
+/// local expert, ascending within one; the shared expert comes last, with every token.
+ExpertTiles list_experts(const ConstTensorView& expert_ids,
+                         int32_t first_expert,
+                         int32_t num_experts,
+                         bool has_shared,
+                         int32_t token_begin,
+                         int32_t num_tokens,
+                         int32_t tile_rows,
+                         Workspace& workspace,
+                         cudaStream_t stream);
+
+}  // namespace hadal::cuda
