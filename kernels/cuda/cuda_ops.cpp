@@ -46,36 +46,12 @@ void CudaOps::end(const char* op, cudaStream_t stream) {
 
 void CudaOps::begin_step(const BatchGeometry& /*geometry*/, Stream& /*stream*/) {}
 
-void CudaOps::copy_pages(const PageCopyArgs& /*args*/, Stream& /*stream*/) {
-  not_built("copy_pages");
-}
-
-void CudaOps::embed(const EmbedArgs& /*args*/, Stream& /*stream*/) {
-  not_built("embed");
-}
-
-void CudaOps::latent_write(const LatentWriteArgs& /*args*/, Stream& /*stream*/) {
-  not_built("latent_write");
-}
-
-void CudaOps::rope_query(const RopeQueryArgs& /*args*/, Stream& /*stream*/) {
-  not_built("rope_query");
-}
-
 void CudaOps::attention_prompt(const AttentionArgs& /*args*/, Stream& /*stream*/) {
   not_built("attention_prompt");
 }
 
 void CudaOps::attention_generated(const AttentionArgs& /*args*/, Stream& /*stream*/) {
   not_built("attention_generated");
-}
-
-void CudaOps::reset_slots(const ResetSlotsArgs& /*args*/, Stream& /*stream*/) {
-  not_built("reset_slots");
-}
-
-void CudaOps::sample(const SampleArgs& /*args*/, Stream& /*stream*/) {
-  not_built("sample");
 }
 
 }  // namespace hadal::cuda

@@ -1,0 +1,272 @@
+// Embedding, the latent cache (norm, RoPE, write, page copies) and RoPE of queries.
+//
+// latent_write is one block a token: warps take 128 columns of the query latent each (one group of
+// its quantisation), then the block norms, ropes and writes the cached row.
+#include <algorithm>
+
+#include "cuda_ops.h"
+#include "device_math.cuh"
+#include "device_views.h"
+
+namespace hadal::cuda {
+
+namespace {
+
+constexpr int32_t kThreads = 256;
+constexpr int32_t kWarps = kThreads / 32;
+
+int32_t blocks_for(int64_t count, int64_t per_block) {
+  return static_cast<int32_t>((count + per_block - 1) / per_block);
+}
+
+struct EmbedParams {
+  const int32_t* tokens;
+  const int32_t* token_slots;
+  const int32_t* last_tokens;
+  ConstPlainMatrix table;
+  PlainMatrix out;
+  int64_t vocab_begin;
+  int64_t num_local;
+  int64_t hidden;
+};
+
+__global__ void __launch_bounds__(kThreads) embed_kernel(EmbedParams p) {
+  const int64_t m = blockIdx.x;
+  int32_t token = p.tokens[m];
+  if (token < 0) {
+    token = p.last_tokens[p.token_slots[m]];
+  }
+  const int64_t row = static_cast<int64_t>(token) - p.vocab_begin;
+  const bool is_local = row >= 0 && row < p.num_local;
+  for (int64_t k = threadIdx.x; k < p.hidden; k += kThreads) {
+    store_plain(p.out, m, k, is_local ? load_plain(p.table, row, k) : 0.0F);
+  }
+}
+
+/// Every thread owns elements of the page and takes the copies in order, so a copy may read what
+/// one before it wrote.
+__global__ void __launch_bounds__(kThreads) copy_pages_kernel(const int32_t* copies,
+                                                              int32_t num_copies,
+                                                              uint16_t* pool,
+                                                              int64_t page_stride,
+                                                              int64_t layer_stride,
+                                                              int64_t width,
+                                                              int64_t num_pages) {
+  uint16_t* layer = pool + blockIdx.x * layer_stride;
+  const int64_t at = static_cast<int64_t>(blockIdx.y) * kThreads + threadIdx.x;
+  if (at >= kKvPageTokens * width) {
+    return;
+  }
+  for (int32_t i = 0; i < num_copies; ++i) {
+    const int64_t from = copies[3 * i];
+    const int64_t to = copies[3 * i + 1];
+    const bool fits = from >= 0 && from < num_pages && to >= 0 && to < num_pages;
+    if (fits && at < copies[3 * i + 2] * width) {
+      layer[to * page_stride + at] = layer[from * page_stride + at];
+    }
+  }
+}
+
+struct Geometry {
+  const int32_t* token_rows;
+  const int32_t* positions;
+  const int32_t* page_table;
+  int64_t table_stride;
+};
+
+Geometry geometry_of(const BatchGeometry& g) {
+  return {g.token_rows.as<int32_t>(),
+          g.positions.as<int32_t>(),
+          g.page_table.as<int32_t>(),
+          g.page_table.strides[0]};
+}
+
+struct LatentParams {
+  Geometry geometry;
+  ConstPlainMatrix q;
+  ConstPlainMatrix q_weight;
+  ConstPlainMatrix kv;
+  ConstPlainMatrix kv_weight;
+  const float* rope_table;
+  int64_t rope_stride;
+  ActMatrix out_q;
+  PlainMatrix pages;  ///< stride is of a page
+  int64_t num_pages;
+  int64_t q_rank;
+  int64_t latents;
+  int64_t rope;
+  float eps;
+};
+
+/// 1 / sqrt(mean(x^2) + eps) of the first `count` values of a row.
+__device__ float norm_factor(
+    const ConstPlainMatrix& x, int64_t row, int64_t count, float eps, float* scratch) {
+  float squares = 0.0F;
+  for (int64_t k = threadIdx.x; k < count; k += kThreads) {
+    const float value = load_plain(x, row, k);
+    squares += value * value;
+  }
+  const float total = block_sum<kThreads>(squares, scratch);
+  return __fdiv_rn(1.0F, __fsqrt_rn(__fdiv_rn(total, static_cast<float>(count)) + eps));
+}
+
+__device__ void write_query_latent(const LatentParams& p, int64_t m, float* scratch) {
+  const float factor = norm_factor(p.q, m, p.q_rank, p.eps, scratch);
+  const int32_t lane = threadIdx.x % 32;
+  for (int64_t column = threadIdx.x / 32 * kQuantGroup; column < p.q_rank;
+       column += kWarps * kQuantGroup) {
+    float values[4] = {};
+#pragma unroll
+    for (int32_t j = 0; j < 4; ++j) {
+      const int64_t k = column + 32 * j + lane;
+      if (k < p.q_rank) {
+        values[j] = load_plain(p.q, m, k) * factor * load_plain(p.q_weight, 0, k);
+      }
+    }
+    store_group(p.out_q, m, column, p.q_rank, values);
+  }
+}
+
+__global__ void __launch_bounds__(kThreads) latent_write_kernel(LatentParams p) {
+  __shared__ float scratch[kWarps];
+  const int64_t m = blockIdx.x;
+  if (p.q_rank > 0) {
+    write_query_latent(p, m, scratch);
+  }
+  const float factor = norm_factor(p.kv, m, p.latents, p.eps, scratch);
+  const int64_t position = p.geometry.positions[m];
+  const int64_t row = p.geometry.token_rows[m];
+  const int64_t page =
+      p.geometry.page_table[row * p.geometry.table_stride + position / kKvPageTokens];
+  if (page < 0 || page >= p.num_pages) {
+    return;
+  }
+  const int64_t width = p.latents + p.rope;
+  const int64_t at = position % kKvPageTokens * width;
+  for (int64_t k = threadIdx.x; k < p.latents; k += kThreads) {
+    store_plain(
+        p.pages, page, at + k, load_plain(p.kv, m, k) * factor * load_plain(p.kv_weight, 0, k));
+  }
+  const float* angles = p.rope_table + position * p.rope_stride;
+  for (int64_t i = threadIdx.x; i < p.rope / 2; i += kThreads) {
+    const float even = load_plain(p.kv, m, p.latents + 2 * i);
+    const float odd = load_plain(p.kv, m, p.latents + 2 * i + 1);
+    const float cosine = angles[i];
+    const float sine = angles[p.rope / 2 + i];
+    store_plain(p.pages, page, at + p.latents + 2 * i, even * cosine - odd * sine);
+    store_plain(p.pages, page, at + p.latents + 2 * i + 1, even * sine + odd * cosine);
+  }
+}
+
+/// One thread a pair; q's row is (token, head).
+__global__ void __launch_bounds__(kThreads) rope_query_kernel(PlainMatrix q,
+                                                              const int32_t* positions,
+                                                              const float* rope_table,
+                                                              int64_t rope_stride,
+                                                              int64_t num_pairs,
+                                                              int64_t heads,
+                                                              int64_t head_dim,
+                                                              int64_t half) {
+  const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (index >= num_pairs) {
+    return;
+  }
+  const int64_t i = index % half;
+  const int64_t row = index / half;
+  const float* angles = rope_table + positions[row / heads] * rope_stride;
+  const int64_t column = head_dim - 2 * half + 2 * i;
+  const ConstPlainMatrix source{q.data, q.stride, q.is_bf16};
+  const float even = load_plain(source, row, column);
+  const float odd = load_plain(source, row, column + 1);
+  store_plain(q, row, column, even * angles[i] - odd * angles[half + i]);
+  store_plain(q, row, column + 1, even * angles[half + i] + odd * angles[i]);
+}
+
+}  // namespace
+
+void CudaOps::embed(const EmbedArgs& args, Stream& stream) {
+  const cudaStream_t handle = begin("embed", check(args), stream);
+  const int64_t tokens = args.tokens.shape[0];
+  if (tokens > 0) {
+    const EmbedParams params{args.tokens.as<int32_t>(),
+                             args.token_slots.as<int32_t>(),
+                             args.last_tokens.as<int32_t>(),
+                             plain_matrix(args.table),
+                             plain_matrix(args.out),
+                             args.vocab_begin,
+                             args.table.shape[0],
+                             args.table.shape[1]};
+    embed_kernel<<<static_cast<uint32_t>(tokens), kThreads, 0, handle>>>(params);
+  }
+  end("embed", handle);
+}
+
+void CudaOps::copy_pages(const PageCopyArgs& args, Stream& stream) {
+  const cudaStream_t handle = begin("copy_pages", check(args), stream);
+  const TensorView& pool = args.kv_pool;
+  const auto copies = static_cast<int32_t>(args.copies.shape[0]);
+  if (copies > 0 && pool.shape.numel() > 0) {
+    // Any element is moved as 16-bit words.
+    const int64_t words = size_of(pool.dtype) / 2;
+    const int64_t width = pool.shape[3] * words;
+    const dim3 grid(static_cast<uint32_t>(pool.shape[1]),
+                    static_cast<uint32_t>(blocks_for(kKvPageTokens * width, kThreads)));
+    copy_pages_kernel<<<grid, kThreads, 0, handle>>>(args.copies.as<int32_t>(),
+                                                     copies,
+                                                     pool.as<uint16_t>(),
+                                                     pool.strides[0] * words,
+                                                     pool.strides[1] * words,
+                                                     width,
+                                                     pool.shape[0]);
+  }
+  end("copy_pages", handle);
+}
+
+void CudaOps::latent_write(const LatentWriteArgs& args, Stream& stream) {
+  const cudaStream_t handle = begin("latent_write", check(args), stream);
+  const int32_t tokens = args.geometry->num_tokens;
+  if (tokens > 0) {
+    LatentParams p{};
+    p.geometry = geometry_of(*args.geometry);
+    if (!args.q_latent.empty()) {
+      p.q = plain_matrix(args.q_latent);
+      p.q_weight = plain_matrix(args.q_norm_weight);
+      p.out_q = act_matrix(args.out_q);
+      p.q_rank = args.q_latent.shape[1];
+    }
+    p.kv = plain_matrix(args.kv_latent);
+    p.kv_weight = plain_matrix(args.kv_norm_weight);
+    p.rope_table = args.rope_table.as<float>();
+    p.rope_stride = args.rope_table.strides[0];
+    p.pages = plain_matrix(args.kv_pages);
+    p.num_pages = args.kv_pages.shape[0];
+    p.latents = args.kv_norm_weight.shape[0];
+    p.rope = args.rope_table.shape[1];
+    p.eps = args.eps;
+    latent_write_kernel<<<static_cast<uint32_t>(tokens), kThreads, 0, handle>>>(p);
+  }
+  end("latent_write", handle);
+}
+
+void CudaOps::rope_query(const RopeQueryArgs& args, Stream& stream) {
+  const cudaStream_t handle = begin("rope_query", check(args), stream);
+  const int64_t heads = args.q.shape[1];
+  const int64_t head_dim = args.q.shape[2];
+  const int64_t half = args.rope_table.shape[1] / 2;
+  const int64_t pairs = args.q.shape[0] * heads * half;
+  if (pairs > 0) {
+    const PlainMatrix q{args.q.data, head_dim, args.q.dtype == DType::bf16};
+    rope_query_kernel<<<static_cast<uint32_t>(blocks_for(pairs, kThreads)), kThreads, 0, handle>>>(
+        q,
+        args.geometry->positions.as<int32_t>(),
+        args.rope_table.as<float>(),
+        args.rope_table.strides[0],
+        pairs,
+        heads,
+        head_dim,
+        half);
+  }
+  end("rope_query", handle);
+}
+
+}  // namespace hadal::cuda
