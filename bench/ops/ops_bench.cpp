@@ -215,6 +215,8 @@ class Step {
     geometry_.num_tokens = total_;
     geometry_.num_rows = rows;
     geometry_.num_prompt_rows = form == kFormPrompt ? rows : 0;
+    geometry_.num_prompt_tokens = form == kFormPrompt ? total_ : 0;
+    geometry_.num_prompt_pages = form == kFormPrompt ? rows * pages : 0;
     geometry_.max_row_tokens = tokens;
     geometry_.max_kv_length = context;
   }

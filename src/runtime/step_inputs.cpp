@@ -25,9 +25,14 @@ void stage_geometry(const StageArgs& args, StagingBlock& block, BatchGeometry& o
   out.num_rows = static_cast<int32_t>(num_rows);
   out.num_tokens = static_cast<int32_t>(num_tokens);
   for (const PlanRow& row : rows) {
-    out.num_prompt_rows += row.form == AttentionForm::prompt ? 1 : 0;
+    const int32_t length = row.kv_begin + row.num_tokens;
+    if (row.form == AttentionForm::prompt) {
+      ++out.num_prompt_rows;
+      out.num_prompt_tokens += row.num_tokens;
+      out.num_prompt_pages += (length + kPageTokens - 1) / kPageTokens;
+    }
     out.max_row_tokens = std::max(out.max_row_tokens, row.num_tokens);
-    out.max_kv_length = std::max(out.max_kv_length, row.kv_begin + row.num_tokens);
+    out.max_kv_length = std::max(out.max_kv_length, length);
   }
   const int64_t max_pages = (out.max_kv_length + kPageTokens - 1) / kPageTokens;
   auto offsets = block.add<int32_t>(DType::i32, {num_rows + 1}, out.row_offsets);

@@ -51,7 +51,11 @@ StepFixture::StepFixture(Random& random,
                 (length + kKvPageTokens - 1) / kKvPageTokens,
                 page_table_.view().row<int32_t>(r));
     forms_.view().as<uint8_t>()[r] = row.form;
-    geometry_.num_prompt_rows += row.form == kFormPrompt ? 1 : 0;
+    if (row.form == kFormPrompt) {
+      ++geometry_.num_prompt_rows;
+      geometry_.num_prompt_tokens += row.count;
+      geometry_.num_prompt_pages += (length + kKvPageTokens - 1) / kKvPageTokens;
+    }
     geometry_.max_row_tokens = std::max(geometry_.max_row_tokens, row.count);
     geometry_.max_kv_length = std::max(geometry_.max_kv_length, length);
   }

@@ -155,7 +155,11 @@ class Harness {
       std::copy(row.pages.begin(),
                 row.pages.end(),
                 s.table.begin() + static_cast<std::ptrdiff_t>(r * max_pages));
-      s.geometry.num_prompt_rows += row.form == AttentionForm::prompt ? 1 : 0;
+      if (row.form == AttentionForm::prompt) {
+        ++s.geometry.num_prompt_rows;
+        s.geometry.num_prompt_tokens += count;
+        s.geometry.num_prompt_pages += (s.lengths.back() + kKvPageTokens - 1) / kKvPageTokens;
+      }
       s.geometry.max_row_tokens = std::max(s.geometry.max_row_tokens, count);
       s.geometry.max_kv_length = std::max(s.geometry.max_kv_length, s.lengths.back());
     }

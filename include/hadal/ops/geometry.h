@@ -32,6 +32,8 @@ struct BatchGeometry {
   int32_t num_tokens = 0;         ///< M
   int32_t num_rows = 0;           ///< R
   int32_t num_prompt_rows = 0;
+  int32_t num_prompt_tokens = 0;  ///< tokens of prompt rows
+  int32_t num_prompt_pages = 0;   ///< sum over prompt rows of ceil(kv_length / 64)
   int32_t max_row_tokens = 0;  ///< longest row of this step, in tokens
   int32_t max_kv_length = 0;   ///< largest of kv_lengths
 };

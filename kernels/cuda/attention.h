@@ -1,0 +1,145 @@
+// The attention kernels' parameters and launches; ops_attention.cpp chooses among them.
+#pragma once
+
+#include <cstdint>
+
+#include <cuda_runtime_api.h>
+
+#include "attention_plan.h"
+#include "cuda_weight.h"
+#include "device_views.h"
+
+namespace hadal::cuda {
+
+/// What the layers of a step share; device memory, filled by launch_schedule.
+struct StepSchedule {
+  int32_t* generated = nullptr;    ///< [generated tokens] token of the step, ascending
+  int32_t* prompt_rows = nullptr;  ///< [prompt rows] row of the step, ascending
+  int32_t* page_begin = nullptr;   ///< [prompt rows + 1] prefix sums of their pages
+  int32_t* tile_begin = nullptr;   ///< [prompt rows + 1] prefix sums of their query tiles
+};
+
+struct ScheduleParams {
+  const int32_t* row_offsets = nullptr;
+  const int32_t* positions = nullptr;
+  const uint8_t* forms = nullptr;
+  int32_t num_rows = 0;
+  StepSchedule schedule;
+};
+
+/// The step and a layer's cache, as kernels see them.
+struct StepView {
+  const int32_t* row_offsets = nullptr;
+  const int32_t* token_rows = nullptr;
+  const int32_t* positions = nullptr;
+  const int32_t* page_table = nullptr;
+  const uint8_t* forms = nullptr;
+  int64_t table_stride = 0;
+  const std::byte* pages = nullptr;
+  int64_t page_stride = 0;  ///< elements
+  int32_t num_tokens = 0;
+  int32_t num_prompt_rows = 0;
+  bool pages_are_bf16 = false;
+};
+
+struct AttentionShape {
+  int32_t heads = 0;
+  int32_t nope = 0;
+  int32_t rope = 0;
+  int32_t value = 0;
+  int32_t latents = 0;
+};
+
+/// Some generated tokens of the step: [first, first + count) of the schedule's list, which is null
+/// when every token of the step is one.
+struct TokenRange {
+  const int32_t* generated = nullptr;
+  int32_t first = 0;
+  int32_t count = 0;
+};
+
+/// Some prompt rows: [begin, end) of the schedule's.
+struct PromptRange {
+  StepSchedule schedule;
+  int32_t begin = 0;
+  int32_t end = 0;
+  int32_t most_pages = 0;  ///< no fewer than they have
+  int32_t most_tiles = 0;
+};
+
+void launch_schedule(const ScheduleParams& params, cudaStream_t stream);
+
+/// bf16 cache, queries and kv_b of the sizes in attention_plan.h.
+struct DecodeParams {
+  StepView step;
+  TokenRange tokens;
+  const uint16_t* q = nullptr;           ///< [M][heads][192]
+  const uint16_t* key_weight = nullptr;  ///< [heads][512][128]
+  const uint16_t* kv_b = nullptr;        ///< [heads][256][512]
+  ActMatrix out;
+  float scale = 0.0F;
+  int32_t heads = 0;
+  int32_t most_splits = 0;
+  uint16_t* absorbed = nullptr;  ///< [count][heads][576]
+  float* partial = nullptr;      ///< [count][most_splits][heads][512]
+  float2* stats = nullptr;       ///< [count][most_splits][heads]: maximum (log2), sum
+};
+
+int64_t decode_bytes_per_token(int32_t heads, int32_t most_splits);
+void launch_decode(const DecodeParams& params, cudaStream_t stream);
+
+struct PromptParams {
+  StepView step;
+  PromptRange rows;
+  const uint16_t* q = nullptr;
+  const uint16_t* kv_b = nullptr;
+  ActMatrix out;
+  float scale = 0.0F;
+  int32_t heads = 0;
+  int32_t first_head = 0;  ///< the group of heads of this launch
+  int32_t num_heads = 0;
+  uint16_t* kv = nullptr;  ///< [pages of rows][num_heads][64][256]: keys without rope, values
+};
+
+void launch_prompt(const PromptParams& params, cudaStream_t stream);
+
+/// Any sizes and plain formats, float32 throughout.
+struct GenericParams {
+  StepView step;
+  AttentionShape shape;
+  DeviceMatrix kv_b;
+  ConstPlainMatrix q;  ///< row = (token, head)
+  ActMatrix out;
+  float scale = 0.0F;
+  float* heads_out = nullptr;  ///< generated: [count][heads * value]; prompt: [M][heads * value]
+};
+
+struct GenericDecodeParams {
+  GenericParams common;
+  TokenRange tokens;
+  int32_t most_splits = 0;
+  float* absorbed = nullptr;  ///< [count][heads][latents + rope]
+  float* partial = nullptr;   ///< [count][most_splits][heads][latents + 2]: sums, maximum, total
+};
+
+struct GenericPromptParams {
+  GenericParams common;
+  PromptRange rows;
+  int32_t first_head = 0;
+  int32_t num_heads = 0;
+  float* kv = nullptr;  ///< [pages of rows][num_heads][64][nope + value]
+};
+
+void launch_generic_decode(const GenericDecodeParams& params, cudaStream_t stream);
+/// Fills heads_out; store_prompt follows when all heads are done.
+void launch_generic_prompt(const GenericPromptParams& params, cudaStream_t stream);
+void store_generic_prompt(const GenericParams& params, cudaStream_t stream);
+
+/// bf16 copies of kv_b for the tensor core kernels.
+void launch_kv_b(const DeviceMatrix& kv_b,
+                 int32_t heads,
+                 uint16_t* dense,
+                 uint16_t* key_transposed,
+                 cudaStream_t stream);
+
+}  // namespace hadal::cuda

@@ -1,0 +1,79 @@
+// How attention is cut into work: integer functions that host and kernels share, and that tests
+// call.
+//
+// A generated token's cache is cut into splits whose bounds depend on its own length alone, so its
+// sums are the same in every batch. Prompt rows are cut into tiles of queries; the keys' tiles are
+// pages, at fixed positions.
+#pragma once
+
+#include <cstdint>
+
+#include <hadal/ops/geometry.h>
+
+namespace hadal::cuda {
+
+/// Sizes that the tensor core kernels are built for: those of every DeepSeek-V2 and V3 model.
+inline constexpr int32_t kLatents = 512;
+inline constexpr int32_t kRope = 64;
+inline constexpr int32_t kNope = 128;
+inline constexpr int32_t kValue = 128;
+inline constexpr int32_t kWidth = kLatents + kRope;
+inline constexpr int32_t kHeadDim = kNope + kRope;
+inline constexpr int32_t kSlab = kNope + kValue;  ///< rows of kv_b of one head
+
+inline constexpr int32_t kQueryTile = 64;  ///< prompt queries of one block
+
+constexpr int32_t pages_of(int32_t tokens) {
+  return (tokens + kKvPageTokens - 1) / kKvPageTokens;
+}
+
+/// Pages of one split of a sequence of this many: 4 up to 16,384 tokens, then 1/64 of the sequence.
+constexpr int32_t pages_per_split(int32_t pages) {
+  constexpr int32_t kLeast = 4;
+  constexpr int32_t kMostSplits = 64;
+  const int32_t even = (pages + kMostSplits - 1) / kMostSplits;
+  return even > kLeast ? even : kLeast;
+}
+
+/// At most 64.
+constexpr int32_t splits_of(int32_t tokens) {
+  const int32_t pages = pages_of(tokens);
+  const int32_t each = pages_per_split(pages);
+  return (pages + each - 1) / each;
+}
+
+/// Largest splits_of of any length up to this one: the function is not monotone where splits grow.
+constexpr int32_t most_splits_of(int32_t tokens) {
+  const int32_t pages = pages_of(tokens);
+  return pages >= 256 ? 64 : (pages + 3) / 4;
+}
+
+/// Tokens [begin, end) of split `index`; empty past the last one.
+constexpr int32_t split_begin(int32_t tokens, int32_t index) {
+  const int32_t begin = index * pages_per_split(pages_of(tokens)) * kKvPageTokens;
+  return begin < tokens ? begin : tokens;
+}
+
+/// Byte of 16-byte chunk `chunk` of row `row` in a shared tile whose rows are whole 128-byte lines:
+/// chunks of a line are permuted by the row, so that eight rows' same chunk lies in eight banks.
+constexpr int32_t swizzled(int32_t row, int32_t chunk, int32_t row_bytes) {
+  return row * row_bytes + ((chunk ^ (row & 7)) << 4);
+}
+
+/// Index of the range of `begins` [count + 1] that holds `item`; ranges may be empty.
+template <class Int>
+constexpr int32_t range_of(const Int* begins, int32_t count, int32_t item) {
+  int32_t low = 0;
+  int32_t high = count - 1;
+  while (low < high) {
+    const int32_t middle = (low + high + 1) / 2;
+    if (begins[middle] <= item) {
+      low = middle;
+    } else {
+      high = middle - 1;
+    }
+  }
+  return low;
+}
+
+}  // namespace hadal::cuda
