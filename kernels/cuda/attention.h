@@ -67,6 +67,10 @@ struct PromptRange {
   int32_t most_tiles = 0;
 };
 
+/// Workspace with which attention and sampling of steps within the limits run well.
+int64_t attention_workspace_bytes(const OpsLimits& limits);
+int64_t sample_workspace_bytes(const OpsLimits& limits);
+
 void launch_schedule(const ScheduleParams& params, cudaStream_t stream);
 
 /// bf16 cache, queries and kv_b of the sizes in attention_plan.h.

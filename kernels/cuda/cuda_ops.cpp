@@ -1,8 +1,9 @@
-// What all ops share, and the ops that are not built yet.
+// What all ops share.
 #include "cuda_ops.h"
 
 #include <algorithm>
 
+#include "attention.h"
 #include "cuda_check.h"
 
 namespace hadal::cuda {
@@ -12,19 +13,17 @@ namespace {
 /// Least workspace: what ops that cut their work to fit (moe_down) run well with.
 constexpr int64_t kBaseWorkspaceBytes = int64_t{128} << 20;
 
-[[noreturn]] void not_built(const char* op) {
-  check_failed(__FILE__, __LINE__, op, "this op of the CUDA backend is not built");
-}
-
 }  // namespace
 
-Status CudaOps::reserve(Backend& backend, const OpsLimits& /*limits*/) {
-  auto memory = backend.allocate(kBaseWorkspaceBytes, MemoryKind::device);
+Status CudaOps::reserve(Backend& backend, const OpsLimits& limits) {
+  const int64_t size_bytes = std::max(
+      {kBaseWorkspaceBytes, attention_workspace_bytes(limits), sample_workspace_bytes(limits)});
+  auto memory = backend.allocate(size_bytes, MemoryKind::device);
   if (!memory) {
     return memory.error();
   }
   workspace_.set_memory(std::move(memory).value());
-  return ok_status();
+  return reserve_schedule(backend, limits);
 }
 
 cudaStream_t CudaOps::begin(const char* op, const Status& status, Stream& stream) {
@@ -42,16 +41,6 @@ void CudaOps::end(const char* op, cudaStream_t stream) {
     code = cudaStreamSynchronize(stream);
   }
   HADAL_CHECK(code == cudaSuccess, std::string(op) + ": " + describe(code));
-}
-
-void CudaOps::begin_step(const BatchGeometry& /*geometry*/, Stream& /*stream*/) {}
-
-void CudaOps::attention_prompt(const AttentionArgs& /*args*/, Stream& /*stream*/) {
-  not_built("attention_prompt");
-}
-
-void CudaOps::attention_generated(const AttentionArgs& /*args*/, Stream& /*stream*/) {
-  not_built("attention_generated");
 }
 
 }  // namespace hadal::cuda

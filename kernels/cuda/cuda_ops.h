@@ -26,6 +26,8 @@ struct DeviceInfo {
   int32_t compute_capability = 0;  ///< 90 for 9.0
 };
 
+struct StepSchedule;
+
 class CudaOps final : public Ops {
  public:
   CudaOps(const DeviceInfo& device, bool sync_every_op)
@@ -74,9 +76,28 @@ class CudaOps final : public Ops {
                           const ChosenExperts& chosen,
                           cudaStream_t stream);
 
+  /// Makes the memory of schedule().
+  Status reserve_schedule(Backend& backend, const OpsLimits& limits);
+  StepSchedule schedule() const;
+  /// Aborts when begin_step was not given this step.
+  void require_schedule(const BatchGeometry& geometry) const;
+  void standard_prompt(const AttentionArgs& args, cudaStream_t stream);
+  void generic_prompt(const AttentionArgs& args, cudaStream_t stream);
+
+  /// What tells the step of begin_step from others.
+  struct ScheduledStep {
+    const std::byte* row_offsets = nullptr;
+    int32_t num_tokens = 0;
+    int32_t num_prompt_rows = 0;
+  };
+
   const DeviceInfo device_;
   const bool sync_every_op_;
   Workspace workspace_;
+  Buffer schedule_memory_;
+  int32_t schedule_tokens_ = 0;
+  int32_t schedule_rows_ = 0;
+  ScheduledStep scheduled_;
 };
 
 }  // namespace hadal::cuda

@@ -6,6 +6,7 @@
 
 #include <hadal/backend/check_weight.h>
 
+#include "attention.h"
 #include "cuda_check.h"
 
 namespace hadal::cuda {
@@ -101,6 +102,37 @@ Status upload_scales(Backend& backend, const WeightSource& source, CudaWeight& w
   return ok_status();
 }
 
+/// The forms of kv_b that the tensor core kernels read, when its sizes are theirs.
+Status prepare_attention(Backend& backend, CudaWeight& weight) {
+  const DeviceMatrix& m = weight.matrix;
+  const bool is_standard = m.columns == kLatents && weight.qk_nope_head_dim == kNope &&
+                           weight.v_head_dim == kValue &&
+                           m.row_bytes == m.columns * size_of(m.dtype);
+  if (!is_standard || (m.dtype != DType::f8_e4m3 && m.dtype != DType::bf16)) {
+    return ok_status();
+  }
+  auto keys =
+      backend.allocate(int64_t{weight.num_heads} * kLatents * kNope * 2, MemoryKind::device);
+  if (!keys) {
+    return keys.error();
+  }
+  weight.key_transposed = std::move(keys).value();
+  if (m.dtype != DType::bf16) {
+    auto dense = backend.allocate(int64_t{m.rows} * kLatents * 2, MemoryKind::device);
+    if (!dense) {
+      return dense.error();
+    }
+    weight.dense = std::move(dense).value();
+  }
+  launch_kv_b(m,
+              weight.num_heads,
+              reinterpret_cast<uint16_t*>(weight.dense.data()),
+              reinterpret_cast<uint16_t*>(weight.key_transposed.data()),
+              nullptr);
+  HADAL_RETURN_IF_ERROR(to_status(cudaPeekAtLastError(), "prepare_weight: kv_b"));
+  return to_status(cudaStreamSynchronize(nullptr), "prepare_weight: kv_b");
+}
+
 }  // namespace
 
 Result<std::unique_ptr<Weight>> prepare_cuda_weight(Backend& backend, const WeightSource& source) {
@@ -138,6 +170,9 @@ Result<std::unique_ptr<Weight>> prepare_cuda_weight(Backend& backend, const Weig
   }
   if (first.dtype == DType::f8_e4m3) {
     HADAL_RETURN_IF_ERROR(upload_scales(backend, source, *weight));
+  }
+  if (source.role == WeightRole::kv_b) {
+    HADAL_RETURN_IF_ERROR(prepare_attention(backend, *weight));
   }
   return std::unique_ptr<Weight>(std::move(weight));
 }

@@ -38,7 +38,19 @@ class CudaWeight final : public Weight {
       : Weight(role, dtype, out_features, in_features, num_experts) {}
 
   int64_t size_bytes() const override {
-    return values.size_bytes() + scales.size_bytes() + scale_rows.size_bytes();
+    return values.size_bytes() + scales.size_bytes() + scale_rows.size_bytes() +
+           dense.size_bytes() + key_transposed.size_bytes();
+  }
+
+  /// kv_b of the sizes in attention_plan.h, f8_e4m3 or bf16, for the tensor cores: null otherwise.
+  /// [heads][512][128] bf16: W_UK of each head, transposed.
+  const uint16_t* transposed_keys() const {
+    return reinterpret_cast<const uint16_t*>(key_transposed.data());
+  }
+
+  /// [heads][256][512] bf16: kv_b as it is, rounded to bf16 when it is f8_e4m3.
+  const uint16_t* dense_kv_b() const {
+    return reinterpret_cast<const uint16_t*>(dense.data() != nullptr ? dense.data() : matrix.data);
   }
 
   /// linear, router, lm_head, down, kv_b: the stacked parts. gate_up: per expert the rows of gate,
@@ -47,6 +59,8 @@ class CudaWeight final : public Weight {
   Buffer values;
   Buffer scales;
   Buffer scale_rows;
+  Buffer dense;           ///< see dense_kv_b; absent when the weight is bf16
+  Buffer key_transposed;  ///< see transposed_keys
 
   int32_t num_heads = 0;  ///< kv_b only, as are the next two
   int32_t qk_nope_head_dim = 0;

@@ -31,7 +31,7 @@ AttentionShape shape_of(const AttentionArgs& args) {
 
 /// Whether the tensor core kernels serve these sizes and formats.
 bool is_standard(const AttentionArgs& args) {
-  return !cuda_weight(args.kv_b).key_transposed.empty() && args.q.dtype == DType::bf16 &&
+  return cuda_weight(args.kv_b).transposed_keys() != nullptr && args.q.dtype == DType::bf16 &&
          args.kv_pages.dtype == DType::bf16 && args.q.shape[2] == kHeadDim &&
          args.kv_pages.shape[2] == kWidth && is_aligned(args.q.data, kHeadDim) &&
          is_aligned(args.kv_pages.data, args.kv_pages.strides[0]);
@@ -148,14 +148,16 @@ int64_t sample_workspace_bytes(const OpsLimits& limits) {
 }
 
 Status CudaOps::reserve_schedule(Backend& backend, const OpsLimits& limits) {
-  const int64_t entries = limits.max_step_tokens + 3 * (static_cast<int64_t>(limits.max_rows) + 1);
+  const int32_t tokens = std::max(schedule_tokens_, limits.max_step_tokens);
+  const int32_t rows = std::max(schedule_rows_, limits.max_rows);
+  const int64_t entries = tokens + 3 * (int64_t{rows} + 1);
   auto memory = backend.allocate(entries * 4, MemoryKind::device);
   if (!memory) {
     return memory.error();
   }
   schedule_memory_ = std::move(memory).value();
-  schedule_tokens_ = limits.max_step_tokens;
-  schedule_rows_ = limits.max_rows;
+  schedule_tokens_ = tokens;
+  schedule_rows_ = rows;
   return ok_status();
 }
 

@@ -139,6 +139,7 @@ void run_form(TestBackend& backend,
   args.kv_b = kv_b.get();
   args.softmax_scale = 0.3F;
   args.out = out.view();
+  backend.ops().begin_step(step.geometry(), *backend.stream);
   if (form == kFormPrompt) {
     backend.ops().attention_prompt(args, *backend.stream);
   } else {

@@ -2,6 +2,7 @@
 // batch and from how the vocabulary is split over ranks.
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <limits>
 #include <map>
 #include <numeric>
@@ -78,7 +79,10 @@ Outputs run(TestBackend& backend,
   SampleArgs args;
   args.logits = logits.view();
   args.vocab_size = kVocab;
-  args.entries = entries.data();
+  const auto bytes = static_cast<int64_t>(entries.size() * sizeof(SampleEntry));
+  const GuardedTensor memory(DType::u8, Shape{bytes});
+  std::memcpy(memory.view().data, entries.data(), static_cast<size_t>(bytes));
+  args.entries = reinterpret_cast<const SampleEntry*>(memory.view().data);
   args.num_entries = static_cast<int32_t>(entries.size());
   args.bias_tokens = bias_tokens.view();
   args.bias_values = bias_values.view();
