@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Builds the op tests and runs every case on the GPU of this machine, each in a process of its own, so that one
-# that aborts costs no other. Needs nvcc, cmake, ninja, Catch2's headers and python3; nothing is installed.
+# Builds the tests of ops and goldens and runs every case on the GPU of this machine, each in a process of its
+# own, so that one that aborts costs no other. Needs nvcc, cmake, ninja, the headers of Catch2 and nlohmann JSON,
+# and python3; nothing is installed.
 #
 #   scripts/test-gpu.sh [--out FILE.json] [--filter SUBSTRING] [--sanitize memcheck|racecheck] [--archs "90a"]
 #
@@ -25,13 +26,14 @@ esac
 command -v nvcc >/dev/null || PATH=$PATH:/usr/local/cuda/bin
 build=$HADAL_ROOT/build/gpu
 begin=$(date +%s)
-# Only what the op tests need: neither prometheus-cpp nor PCRE2 has to be there.
+# Only what these tests need: neither prometheus-cpp nor PCRE2 has to be there.
 cmake -S "$HADAL_ROOT" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DHADAL_WERROR=OFF \
   -DHADAL_CUDA=ON -DHADAL_OPS_ONLY=ON -DHADAL_CUDA_ARCHS="$archs" >"$build.log" 2>&1 ||
   { cat "$build.log"; exit 1; }
-ninja -C "$build" ops_gpu_test | tail -n 40
+ninja -C "$build" ops_gpu_test golden_gpu_test | tail -n 40
 built=$(date +%s)
-export HADAL_GPU_TEST=$build/tests/ops/ops_gpu_test HADAL_GPU_OUT=$out HADAL_GPU_FILTER=$filter
+export HADAL_GPU_TESTS=$build/tests/ops/ops_gpu_test:$build/tests/model/golden_gpu_test
+export HADAL_GPU_OUT=$out HADAL_GPU_FILTER=$filter
 export HADAL_GPU_SANITIZE=$sanitize HADAL_GPU_ARCHS=$archs HADAL_GPU_BUILD_S=$((built - begin))
 export HADAL_GPU_COMMIT
 HADAL_GPU_COMMIT=$(git -C "$HADAL_ROOT" describe --always --dirty --abbrev=12 --exclude='*' 2>/dev/null || echo unknown)

@@ -1,4 +1,4 @@
-"""Runs the cases of ops_gpu_test one process each and writes the results; called by scripts/test-gpu.sh."""
+"""Runs the cases of the GPU tests one process each and writes the results; called by scripts/test-gpu.sh."""
 import json
 import os
 import re
@@ -46,12 +46,12 @@ def run_case(program, name, tool):
 
 
 def main():
-    program = os.environ["HADAL_GPU_TEST"]
+    cases = [(p, name) for p in os.environ["HADAL_GPU_TESTS"].split(":") for name in case_names(p)]
     tool = os.environ["HADAL_GPU_SANITIZE"]
     gpu = output_of("nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader")
     compiler = output_of("nvcc", "--version").splitlines()
     results = []
-    for name in case_names(program):
+    for program, name in cases:
         if os.environ["HADAL_GPU_FILTER"] not in name:
             continue
         status, seconds, text = run_case(program, name, tool)
@@ -62,6 +62,10 @@ def main():
         bounds = [float(x) for x in re.findall(r"worst uses ([0-9.e+]+) of its bound", text)]
         results.append({"case": name, "passed": passed, "status": status, "seconds": round(seconds, 2),
                         "worst_of_bound": max(bounds, default=None)})
+        measured = [line for line in text.splitlines() if line.startswith("golden ")]
+        if measured:
+            results[-1]["measured"] = measured
+            print("\n".join(measured), flush=True)
         print(f"{'pass' if passed else 'FAIL'} {seconds:7.2f} s  {name}", flush=True)
         if not passed:
             results[-1]["output"] = text[-4000:]

@@ -2,6 +2,7 @@
 // weights, and a harness that runs one over any layout, row by row, and returns every logit.
 #pragma once
 
+#include <cstring>
 #include <fstream>
 #include <memory>
 #include <string>
@@ -10,6 +11,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <hadal/base/check.h>
 #include <hadal/model/model.h>
 #include <hadal/plan/batch_plan.h>
 
@@ -49,6 +51,7 @@ struct HarnessConfig {
   int32_t tp = 1;
   int32_t ep = 1;
   bool with_mtp = false;
+  DeviceType device = DeviceType::cpu;  ///< cuda: one rank, on the first GPU
   CpuMode mode = CpuMode::exact;
   DType kv_dtype = DType::f32;
   bool e4m3_activations = false;
@@ -66,8 +69,7 @@ class Harness {
                                 : std::vector<std::unique_ptr<Communicator>>();
     for (int32_t r = 0; r < options.tp; ++r) {
       auto rank = std::make_unique<Rank>();
-      rank->backend = make_cpu_backend(
-          {.mode = options.mode, .num_threads = 1, .e4m3_activations = options.e4m3_activations});
+      rank->backend = make_backend(options);
       rank->comm = options.tp > 1 ? std::move(comms[static_cast<size_t>(r)]) : nullptr;
       rank->stream = rank->backend->create_stream();
       const auto layout = make_parallel_layout(options.tp, options.ep, r);
@@ -94,10 +96,12 @@ class Harness {
            .kv_lora_rank = static_cast<int32_t>(config.kv_lora_rank),
            .vocab_size = static_cast<int32_t>(config.vocab_size)}));
       const Shape pool{options.num_pages, shape.num_layers, kPageTokens, shape.kv_width};
-      rank->pool.assign(
-          static_cast<size_t>(pool.numel() * size_of(options.kv_dtype)),
-          std::byte{0xff});  // NaN in every KV type: what is not written must not be read
-      rank->pool_view = make_view(rank->pool.data(), options.kv_dtype, pool);
+      rank->pool = rank->allocate(pool.numel() * size_of(options.kv_dtype));
+      // NaN in every KV type: what is not written must not be read.
+      const std::vector<uint8_t> poison(static_cast<size_t>(rank->pool.size_bytes()), 0xff);
+      rank->fill(rank->pool, poison);
+      rank->pool_view =
+          make_view(rank->pool.data(), options.kv_dtype, pool, rank->backend->device());
       ranks_.push_back(std::move(rank));
     }
   }
@@ -117,21 +121,67 @@ class Harness {
     std::unique_ptr<Communicator> comm;
     std::unique_ptr<Stream> stream;
     std::unique_ptr<Model> model;
-    std::vector<std::byte> pool;
+    Buffer pool;
     TensorView pool_view;
-    std::vector<std::byte> hidden;
+    Buffer hidden;
     std::vector<float> logits;
+    std::vector<Buffer> inputs;  ///< of the step in hand
+
+    Buffer allocate(int64_t size_bytes) const {
+      auto buffer = backend->allocate(size_bytes, MemoryKind::device);
+      HADAL_CHECK(static_cast<bool>(buffer),
+                  "harness: no memory");  // threads: Catch's macros may not run
+      return std::move(buffer).value();
+    }
+
+    template <class T>
+    void fill(const Buffer& buffer, const std::vector<T>& values) const {
+      const Shape bytes{static_cast<int64_t>(values.size() * sizeof(T))};
+      backend->copy(make_view(buffer.data(), DType::u8, bytes, backend->device()),
+                    make_view(reinterpret_cast<const std::byte*>(values.data()), DType::u8, bytes),
+                    *stream);
+      stream->synchronize();
+    }
+
+    template <class T>
+    ConstTensorView put(const std::vector<T>& values, DType dtype, const Shape& shape) {
+      inputs.push_back(allocate(static_cast<int64_t>(values.size() * sizeof(T))));
+      fill(inputs.back(), values);
+      return ConstTensorView(make_view(inputs.back().data(), dtype, shape, backend->device()));
+    }
   };
 
-  /// A step's arrays on the host, which is the device here.
+  /// A step's arrays on the host.
   struct Step {
     std::vector<int32_t> tokens, offsets, token_rows, positions, lengths, table, all_rows;
     std::vector<uint8_t> forms;
-    BatchGeometry geometry;
+    BatchGeometry geometry;  ///< its numbers; each rank adds its views
   };
 
-  static ConstTensorView view(const std::vector<int32_t>& values, const Shape& shape) {
-    return make_view(reinterpret_cast<const std::byte*>(values.data()), DType::i32, shape);
+  static std::unique_ptr<Backend> make_backend(const HarnessConfig& options) {
+    if (options.device == DeviceType::cpu) {
+      return make_cpu_backend(
+          {.mode = options.mode, .num_threads = 1, .e4m3_activations = options.e4m3_activations});
+    }
+    auto backend = make_cuda_backend({});
+    INFO((backend ? std::string() : backend.error().message));
+    REQUIRE(backend);
+    return std::move(backend).value();
+  }
+
+  static BatchGeometry place(Rank& rank, const Step& s) {
+    BatchGeometry g = s.geometry;
+    rank.inputs.clear();
+    const int64_t rows = g.num_rows;
+    const int64_t tokens = g.num_tokens;
+    const auto width = static_cast<int64_t>(s.table.size()) / rows;
+    g.row_offsets = rank.put(s.offsets, DType::i32, {rows + 1});
+    g.token_rows = rank.put(s.token_rows, DType::i32, {tokens});
+    g.positions = rank.put(s.positions, DType::i32, {tokens});
+    g.kv_lengths = rank.put(s.lengths, DType::i32, {rows});
+    g.page_table = rank.put(s.table, DType::i32, {rows, width});
+    g.forms = rank.put(s.forms, DType::u8, {rows});
+    return g;
   }
 
   static void fill(const std::vector<Row>& rows, Step& s) {
@@ -164,55 +214,49 @@ class Harness {
       s.geometry.max_kv_length = std::max(s.geometry.max_kv_length, s.lengths.back());
     }
     s.offsets.push_back(static_cast<int32_t>(s.tokens.size()));
-    const auto num_rows = static_cast<int64_t>(rows.size());
-    const auto num_tokens = static_cast<int64_t>(s.tokens.size());
-    s.geometry.num_rows = static_cast<int32_t>(num_rows);
-    s.geometry.num_tokens = static_cast<int32_t>(num_tokens);
-    s.geometry.row_offsets = view(s.offsets, {num_rows + 1});
-    s.geometry.token_rows = view(s.token_rows, {num_tokens});
-    s.geometry.positions = view(s.positions, {num_tokens});
-    s.geometry.kv_lengths = view(s.lengths, {num_rows});
-    s.geometry.page_table = view(s.table, {num_rows, static_cast<int64_t>(max_pages)});
-    s.geometry.forms =
-        make_view(reinterpret_cast<const std::byte*>(s.forms.data()), DType::u8, {num_rows});
+    s.geometry.num_rows = static_cast<int32_t>(rows.size());
+    s.geometry.num_tokens = static_cast<int32_t>(s.tokens.size());
   }
 
   static void run_rank(Rank& rank, const Step& step, bool is_mtp) {
     const int64_t tokens = step.geometry.num_tokens;
     const ModelShape& shape = rank.model->shape();
-    std::vector<std::byte> memory(static_cast<size_t>(rank.model->arena_bytes(tokens)) + 256);
-    const auto misaligned = reinterpret_cast<uintptr_t>(memory.data()) % 256;
-    StepArena arena(memory.data() + (256 - misaligned) % 256,
-                    static_cast<int64_t>(memory.size()) - 256,
-                    Device{});
+    const Device device = rank.backend->device();
+    const BatchGeometry geometry = place(rank, step);
+    const int64_t arena_bytes = rank.model->arena_bytes(tokens);
+    const Buffer memory = rank.allocate(arena_bytes);
+    StepArena arena(memory.data(), arena_bytes, device);
     const ForwardContext context{.ops = rank.backend->ops(),
                                  .comm = rank.comm.get(),
                                  .arena = arena,
                                  .kv_pool = rank.pool_view,
                                  .stream = *rank.stream};
     StepInputs inputs;
-    inputs.geometry = &step.geometry;
-    inputs.tokens = view(step.tokens, {tokens});
-    context.ops.begin_step(step.geometry, context.stream);
+    inputs.geometry = &geometry;
+    inputs.tokens = rank.put(step.tokens, DType::i32, {tokens});
+    context.ops.begin_step(geometry, context.stream);
     const DType plain = rank.backend->numerics().plain;
+    const Shape hidden{tokens, shape.hidden_size};
     const ForwardResult result =
         is_mtp ? rank.model->forward_mtp(
-                     0,
-                     inputs,
-                     make_view(rank.hidden.data(), plain, {tokens, shape.hidden_size}),
-                     context)
+                     0, inputs, make_view(rank.hidden.data(), plain, hidden, device), context)
                : rank.model->forward(inputs, context);
-    if (!result.hidden.empty()) {
-      const auto bytes = static_cast<size_t>(tokens * shape.hidden_size * size_of(plain));
-      rank.hidden.assign(result.hidden.data, result.hidden.data + bytes);
-    }
-    rank.logits.assign(static_cast<size_t>(tokens * shape.vocab_per_rank), 0.0F);
+    const Shape logits{tokens, shape.vocab_per_rank};
+    const Buffer out = rank.allocate(4 * logits.numel());
     rank.model->logits(result,
-                       view(step.all_rows, {tokens}),
-                       make_view(reinterpret_cast<std::byte*>(rank.logits.data()),
-                                 DType::f32,
-                                 {tokens, shape.vocab_per_rank}),
+                       rank.put(step.all_rows, DType::i32, {tokens}),
+                       make_view(out.data(), DType::f32, logits, device),
                        context);
+    if (!result.hidden.empty()) {
+      rank.hidden = rank.allocate(hidden.numel() * size_of(plain));
+      rank.backend->copy(
+          make_view(rank.hidden.data(), plain, hidden, device), result.hidden, *rank.stream);
+    }
+    rank.logits.assign(static_cast<size_t>(logits.numel()), 0.0F);
+    rank.backend->copy(
+        make_view(reinterpret_cast<std::byte*>(rank.logits.data()), DType::f32, logits),
+        ConstTensorView(make_view(out.data(), DType::f32, logits, device)),
+        *rank.stream);
     rank.stream->synchronize();
   }
 
