@@ -35,6 +35,5 @@ built=$(date +%s)
 export HADAL_GPU_TESTS=$build/tests/ops/ops_gpu_test:$build/tests/model/golden_gpu_test
 export HADAL_GPU_OUT=$out HADAL_GPU_FILTER=$filter
 export HADAL_GPU_SANITIZE=$sanitize HADAL_GPU_ARCHS=$archs HADAL_GPU_BUILD_S=$((built - begin))
-export HADAL_GPU_COMMIT
-HADAL_GPU_COMMIT=$(git -C "$HADAL_ROOT" describe --always --dirty --abbrev=12 --exclude='*' 2>/dev/null || echo unknown)
+export HADAL_GPU_COMMIT=${HADAL_GPU_COMMIT:-$(git -C "$HADAL_ROOT" describe --always --dirty --abbrev=12 --exclude='*' 2>/dev/null || echo unknown)}  # an exported tree has no .git
 exec python3 "$HADAL_ROOT/scripts/lib/run_gpu_tests.py"

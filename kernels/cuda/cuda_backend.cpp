@@ -18,6 +18,7 @@ using cuda::describe;
 using cuda::DeviceInfo;
 
 constexpr int32_t kLeastCapability = 80;
+constexpr int32_t kFp8Capability = 89;
 
 Error unsupported(const std::string& message) {
   return Error{ErrorCode::unsupported, message};
@@ -68,7 +69,9 @@ class CudaBackend final : public Backend {
   Numerics numerics() const override {
     Numerics numerics;
     numerics.plain = DType::bf16;
-    numerics.fp8_input = ActFormat::e4m3;
+    // Before FP8 units rounding the inputs gains nothing: FP8 weights meet BF16 activations.
+    numerics.fp8_input =
+        info_.compute_capability >= kFp8Capability ? ActFormat::e4m3 : ActFormat::bf16;
     numerics.plain_input = ActFormat::bf16;
     return numerics;
   }

@@ -70,6 +70,12 @@ class CudaOps final : public Ops {
 
   /// One weight, rows in order or gathered.
   void run_product(const ProductArgs& args, bool is_pair, cudaStream_t stream);
+  void launch_product(ProductArgs args,
+                      ProductMode mode,
+                      bool is_pair,
+                      const ProductGrid& grid,
+                      int64_t num_out_rows,
+                      cudaStream_t stream);
   /// Lists the chosen experts of some tokens and computes their products.
   void run_expert_product(ProductArgs args,
                           bool is_pair,

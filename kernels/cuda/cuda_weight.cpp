@@ -13,8 +13,6 @@ namespace hadal::cuda {
 
 namespace {
 
-constexpr int64_t kRowAlignment = 128;  ///< bytes
-
 /// Parts of one expert: gate and up, or one matrix; everything for stacked roles.
 size_t parts_per_expert(const WeightSource& source) {
   switch (source.role) {
@@ -155,7 +153,7 @@ Result<std::unique_ptr<Weight>> prepare_cuda_weight(Backend& backend, const Weig
   m.rows = static_cast<int32_t>(rows);
   m.columns = static_cast<int32_t>(first.shape[1]);
   m.row_bytes =
-      (first.shape[1] * size_of(first.dtype) + kRowAlignment - 1) / kRowAlignment * kRowAlignment;
+      (first.shape[1] + kScaleBlock - 1) / kScaleBlock * kScaleBlock * size_of(first.dtype);
   m.expert_bytes = rows * m.row_bytes;
   auto values = backend.allocate(num_experts * m.expert_bytes, MemoryKind::device);
   if (!values) {

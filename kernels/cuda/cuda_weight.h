@@ -1,7 +1,7 @@
 // Weights as the CUDA backend keeps them: row-major in the checkpoint's own precision.
 //
 // E4M3 codes and their block scales stay as they are, so nothing is rounded at load. Rows are
-// padded with zeros to whole 128-byte lines. Because slices may begin inside a scale block and
+// padded with zeros to whole blocks of 128. Because slices may begin inside a scale block and
 // stacked parts each have their own alignment, a row finds its scales through scale_rows.
 #pragma once
 
@@ -21,7 +21,7 @@ struct DeviceMatrix {
   const std::byte* data = nullptr;
   const float* scales = nullptr;        ///< f8_e4m3 only
   const int32_t* scale_rows = nullptr;  ///< [rows], the same for all experts; f8_e4m3 only
-  int64_t row_bytes = 0;                ///< a multiple of 128
+  int64_t row_bytes = 0;                ///< a multiple of 128 elements
   int64_t expert_bytes = 0;
   int64_t expert_scales = 0;
   int32_t rows = 0;

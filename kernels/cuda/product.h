@@ -50,12 +50,42 @@ struct ProductGrid {
   int32_t num_tiles = 0;  ///< an upper bound
 };
 
+/// How a product is computed; all kernels of a mode give the same bits.
+enum class ProductMode : uint8_t {
+  plain,  ///< float32 arithmetic, any formats and block offsets
+  fp8,    ///< tensor cores: E4M3 weights, E4M3 activations with 1 x 128 scales
+  bf16,   ///< tensor cores: BF16 both
+  w8a16,  ///< tensor cores: E4M3 weights, BF16 activations
+};
+
 /// Any formats and offsets, float32 arithmetic. tile_rows = kPlainTileRows.
 inline constexpr int32_t kPlainTileRows = 32;
 void launch_plain_product(const ProductArgs& args,
                           bool is_pair,
                           const ProductGrid& grid,
                           cudaStream_t stream);
+
+/// Few rows, weights straight from memory; modes but plain, tile_rows 8 or 16, out not e4m3.
+void launch_skinny_product(const ProductArgs& args,
+                           ProductMode mode,
+                           bool is_pair,
+                           const ProductGrid& grid,
+                           cudaStream_t stream);
+/// Whether its block sums of this many columns fit shared memory.
+bool fits_skinny(int32_t columns, int32_t tile_rows, int32_t max_shared_bytes);
+
+/// Many rows, tiles in shared memory; modes but plain, tile_rows 64, or 128 for no pair.
+void launch_wide_product(const ProductArgs& args,
+                         ProductMode mode,
+                         bool is_pair,
+                         const ProductGrid& grid,
+                         cudaStream_t stream);
+
+/// args.out of the rows of all tiles from float32 `values` [rows, out_columns], same row numbers.
+void launch_quantise(const ProductArgs& args,
+                     const float* values,
+                     const ProductGrid& grid,
+                     cudaStream_t stream);
 
 /// Which rows chose which expert, as tiles.
 struct ExpertTiles {

@@ -38,7 +38,7 @@ struct Stage {
 };
 
 template <bool kPair>
-__global__ void __launch_bounds__(kThreads) plain_kernel(ProductArgs args) {
+__global__ void __launch_bounds__(kThreads) plain_kernel(const __grid_constant__ ProductArgs args) {
   constexpr int32_t kMatrices = kPair ? 2 : 1;
   __shared__ Stage<kMatrices> stage;
   __shared__ float result[kRows][kColumns + kPad];

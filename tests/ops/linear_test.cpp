@@ -48,7 +48,8 @@ const std::vector<LinearCase> kCases = {
     {{192}, {64}, 256, 0, 7},        // heads of 192 straddle blocks
     {{48}, {120}, 200, 96, 17},      // a slice that begins inside a block both ways
     {{33}, {0}, 77, 0, 2},
-    {{80}, {0}, 129, 1, 300},  // more rows than one task takes
+    {{80}, {0}, 129, 1, 300},   // more rows than one task takes
+    {{144}, {0}, 272, 0, 290},  // the same in whole 16-byte chunks: wide tiles of a GPU
 };
 
 }  // namespace
@@ -98,7 +99,7 @@ TEST_CASE("gate_up: SwiGLU of two products in every format", "[ops]") {
                            name_of(format));
         for (const int64_t intermediate : {8, 128, 200, 320}) {
           for (const int64_t tokens : {1, 6}) {
-            const int64_t hidden = 140;
+            const int64_t hidden = tokens == 1 ? 140 : 144;
             const RawOperand gate = make_raw(random, dtype, intermediate, hidden, 64, 0);
             const RawOperand up = make_raw(random, dtype, intermediate, hidden, 0, 0);
             const auto weight = prepare(backend, WeightRole::gate_up, {&gate, &up});

@@ -1,0 +1,243 @@
+// Products at model shapes on the GPU: sampled elements against double arithmetic, and the same
+// bits whatever the batch, although few and many rows take different kernels.
+#include <cmath>
+#include <cstring>
+
+#include "catch.h"
+#include "op_test.h"
+
+namespace hadal::test {
+
+namespace {
+
+constexpr int64_t kRows = 300;
+constexpr int64_t kSamples = 1500;
+
+struct ProductShape {
+  int64_t out;
+  int64_t in;
+};
+
+const std::vector<ProductShape> kShapes = {
+    {2112, 7168},   // q_a + kv_a of R1
+    {1536, 1536},   // q_b at TP16
+    {7168, 1024},   // o_proj at TP16
+    {576, 2048},    // kv_a of V2-Lite
+    {200, 10944},   // down of V2-Lite: K is no multiple of 128
+    {4 * 33, 128},  // one block of k
+};
+
+/// x[m] * w[n] and its bound, for a format's exact operands.
+void reference_at(
+    const Matrix& x, const Matrix& w, int64_t m, int64_t n, double& value, double& bound) {
+  value = 0.0;
+  double magnitude = 0.0;
+  for (int64_t k = 0; k < w.columns; ++k) {
+    const double term = x.at(m, k) * w.at(n, k);
+    value += term;
+    magnitude += std::fabs(term);
+  }
+  bound = dot_bound(w.columns, magnitude);
+}
+
+bool same_bytes(const TensorView& a, const TensorView& b) {
+  return std::memcmp(a.data, b.data, static_cast<size_t>(a.shape.numel() * size_of(a.dtype))) == 0;
+}
+
+/// Rows [begin, begin + count) of an activation are the same in both.
+bool same_rows(const ActOperand& all, int64_t begin, const ActOperand& some) {
+  const Matrix few = some.read();
+  const Matrix whole = all.read();
+  for (int64_t m = 0; m < few.rows; ++m) {
+    for (int64_t k = 0; k < few.columns; ++k) {
+      if (few.at(m, k) != whole.at(begin + m, k)) {
+        return false;
+      }
+    }
+  }
+  return true;
+}
+
+}  // namespace
+
+TEST_CASE("linear: model shapes, the same bits in every batch", "[ops]") {
+  for (TestBackend& backend : backends()) {
+    for (const bool is_fp8 : {true, false}) {
+      for (const ProductShape& shape : kShapes) {
+        Random random(51);
+        ErrorReport report("linear " + backend.name + (is_fp8 ? " fp8 " : " bf16 ") +
+                           std::to_string(shape.out) + " x " + std::to_string(shape.in));
+        const RawOperand raw =
+            make_raw(random, is_fp8 ? DType::f8_e4m3 : DType::bf16, shape.out, shape.in);
+        const auto weight = prepare(backend, WeightRole::linear, {&raw});
+        for (const ActFormat format : {ActFormat::e4m3, ActFormat::bf16}) {
+          if (format == ActFormat::e4m3 && !is_fp8) {
+            continue;
+          }
+          const ActOperand x = make_activation(random_matrix(random, kRows, shape.in), format);
+          const GuardedTensor out(DType::f32, Shape{kRows, shape.out});
+          backend.ops().linear({.x = x.view(), .weight = weight.get(), .out = out.view()},
+                               *backend.stream);
+          for (int64_t i = 0; i < kSamples; ++i) {
+            const auto m = static_cast<int64_t>(random() % static_cast<uint64_t>(kRows));
+            const auto n = static_cast<int64_t>(random() % static_cast<uint64_t>(shape.out));
+            double value = 0.0;
+            double bound = 0.0;
+            reference_at(x.exact, raw.exact, m, n, value, bound);
+            report.add(static_cast<double>(out.view().row<float>(m)[n]), value, bound + 1e-30);
+          }
+          CHECK(out.guards_are_whole());
+          for (const int64_t count : {1, 3, 8, 9, 17, 255}) {
+            const int64_t begin = kRows - count - 1;
+            const GuardedTensor few(DType::f32, Shape{count, shape.out});
+            backend.ops().linear(
+                {.x = x.view().rows(begin, count), .weight = weight.get(), .out = few.view()},
+                *backend.stream);
+            INFO(count << " rows of " << shape.out << " x " << shape.in);
+            CHECK(same_bytes(few.view(), out.view().rows(begin, count)));
+            CHECK(few.guards_are_whole());
+          }
+        }
+        INFO(report.describe());
+        CHECK(report.is_within());
+      }
+    }
+  }
+}
+
+TEST_CASE("gate_up: model shapes, the same bits in every batch", "[ops]") {
+  for (TestBackend& backend : backends()) {
+    for (const bool is_fp8 : {true, false}) {
+      Random random(52);
+      const int64_t intermediate = 1152;
+      const DType dtype = is_fp8 ? DType::f8_e4m3 : DType::bf16;
+      const ActFormat format = is_fp8 ? ActFormat::e4m3 : ActFormat::bf16;
+      const RawOperand gate = make_raw(random, dtype, intermediate, 1536);
+      const RawOperand up = make_raw(random, dtype, intermediate, 1536);
+      const auto weight = prepare(backend, WeightRole::gate_up, {&gate, &up});
+      const ActOperand x = make_activation(random_matrix(random, kRows, 1536, 0.1), format);
+      const ActOperand out = make_output(format, kRows, intermediate);
+      backend.ops().gate_up({.x = x.view(), .weight = weight.get(), .out = out.view()},
+                            *backend.stream);
+      for (const int64_t count : {1, 3, 17, 255}) {
+        const int64_t begin = kRows - count - 1;
+        const ActOperand few = make_output(format, count, intermediate);
+        backend.ops().gate_up(
+            {.x = x.view().rows(begin, count), .weight = weight.get(), .out = few.view()},
+            *backend.stream);
+        INFO(count << " rows");
+        CHECK(same_rows(out, begin, few));
+        CHECK(few.guards_are_whole());
+      }
+      CHECK(out.guards_are_whole());
+    }
+  }
+}
+
+TEST_CASE("moe: model shapes, the same bits in every batch, experts empty or crowded", "[ops]") {
+  constexpr int64_t kHidden = 2048;
+  constexpr int64_t kIntermediate = 128;
+  constexpr int32_t kExperts = 8;
+  constexpr int64_t kTopK = 4;
+  constexpr int64_t kSlots = kTopK + 1;
+  for (TestBackend& backend : backends()) {
+    for (const bool is_fp8 : {true, false}) {
+      Random random(53);
+      const DType dtype = is_fp8 ? DType::f8_e4m3 : DType::bf16;
+      const ActFormat format = is_fp8 ? ActFormat::e4m3 : ActFormat::bf16;
+      std::vector<RawOperand> gates;
+      std::vector<RawOperand> downs;
+      for (int32_t e = 0; e <= kExperts; ++e) {
+        gates.push_back(make_raw(random, dtype, kIntermediate, kHidden));
+        gates.push_back(make_raw(random, dtype, kIntermediate, kHidden));
+        downs.push_back(make_raw(random, dtype, kHidden, kIntermediate));
+      }
+      std::vector<const RawOperand*> gate_parts;
+      std::vector<const RawOperand*> down_parts;
+      for (size_t e = 0; e < kExperts; ++e) {
+        gate_parts.push_back(&gates[2 * e]);
+        gate_parts.push_back(&gates[2 * e + 1]);
+        down_parts.push_back(&downs[e]);
+      }
+      const auto gate_up = prepare(backend, WeightRole::gate_up, gate_parts);
+      const auto down = prepare(backend, WeightRole::down, down_parts);
+      const auto shared_gate_up =
+          prepare(backend, WeightRole::gate_up, {&gates[2 * kExperts], &gates[2 * kExperts + 1]});
+      const auto shared_down = prepare(backend, WeightRole::down, {&downs[kExperts]});
+      const ActOperand x = make_activation(random_matrix(random, kRows, kHidden, 0.1), format);
+      const Operand factors = make_operand(random_matrix(random, kRows, kTopK, 0.5), DType::f32);
+      for (const bool is_crowded : {false, true}) {
+        // Crowded: every token takes experts 0..3, the others are empty.
+        std::vector<int32_t> ids;
+        for (int64_t m = 0; m < kRows; ++m) {
+          for (int64_t k = 0; k < kTopK; ++k) {
+            const auto shift = is_crowded ? int64_t{0} : m % kExperts;
+            ids.push_back(static_cast<int32_t>((k * (is_crowded ? 1 : 2) + shift) % kExperts));
+          }
+        }
+        const GuardedTensor expert_ids = make_ints(ids, Shape{kRows, kTopK});
+        const auto run = [&](int64_t begin, int64_t count, ActOperand& inner, GuardedTensor& out) {
+          inner = make_output(format, count * kSlots, kIntermediate);
+          out = GuardedTensor(DType::f32, Shape{count, kHidden});
+          const ConstTensorView chosen = expert_ids.view().rows(begin, count);
+          backend.ops().moe_gate_up({.x = x.view().rows(begin, count),
+                                     .expert_ids = chosen,
+                                     .experts = gate_up.get(),
+                                     .shared = shared_gate_up.get(),
+                                     .inner = inner.view()},
+                                    *backend.stream);
+          backend.ops().moe_down({.inner = inner.view(),
+                                  .expert_ids = chosen,
+                                  .expert_weights = factors.view().rows(begin, count),
+                                  .experts = down.get(),
+                                  .shared = shared_down.get(),
+                                  .out = out.view()},
+                                 *backend.stream);
+          CHECK(inner.guards_are_whole());
+          CHECK(out.guards_are_whole());
+        };
+        ActOperand inner;
+        GuardedTensor out;
+        run(0, kRows, inner, out);
+        for (const int64_t count : {1, 3, 17, 255}) {
+          const int64_t begin = kRows - count - 1;
+          ActOperand few_inner;
+          GuardedTensor few;
+          run(begin, count, few_inner, few);
+          INFO(count << " rows" << (is_crowded ? ", crowded" : ""));
+          CHECK(same_rows(inner, begin * kSlots, few_inner));
+          CHECK(same_bytes(few.view(), out.view().rows(begin, count)));
+        }
+        // The second product against double arithmetic on what the first wrote.
+        ErrorReport report("moe_down " + backend.name + (is_fp8 ? " fp8" : " bf16"));
+        const Matrix found = inner.read();
+        for (int64_t i = 0; i < kSamples; ++i) {
+          const auto m = static_cast<int64_t>(random() % static_cast<uint64_t>(kRows));
+          const auto n = static_cast<int64_t>(random() % static_cast<uint64_t>(kHidden));
+          double want = 0.0;
+          double bound = 0.0;
+          for (int64_t s = 0; s < kSlots; ++s) {
+            const int32_t expert = s == kTopK ? kExperts : ids[static_cast<size_t>(m * kTopK + s)];
+            const double factor = s == kTopK ? 1.0 : factors.exact.at(m, s);
+            double value = 0.0;
+            double value_bound = 0.0;
+            reference_at(found,
+                         downs[static_cast<size_t>(expert)].exact,
+                         m * kSlots + s,
+                         n,
+                         value,
+                         value_bound);
+            want += factor * value;
+            bound += std::fabs(factor) * (value_bound + 8.0 * kUnit * std::fabs(value));
+          }
+          // A token's magnitudes bound the roundings of the sum over slots.
+          report.add(static_cast<double>(out.view().row<float>(m)[n]), want, bound + 1e-30);
+        }
+        INFO(report.describe());
+        CHECK(report.is_within());
+      }
+    }
+  }
+}
+
+}  // namespace hadal::test
