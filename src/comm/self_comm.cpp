@@ -18,10 +18,14 @@ class SelfCommunicator final : public Communicator {
 
   void all_reduce_sum(TensorView /*inout*/, Stream& /*stream*/) override {}
 
+  void reduce_scatter_sum(ConstTensorView in, TensorView out, Stream& /*stream*/) override {
+    HADAL_CHECK(dense_bytes(in) == dense_bytes(out), "reduce_scatter: in is not world_size x out");
+    copy(in, out);
+  }
+
   void all_gather(ConstTensorView in, TensorView out, Stream& /*stream*/) override {
     HADAL_CHECK(dense_bytes(in) == dense_bytes(out), "all_gather: out is not world_size times in");
-    HADAL_CHECK(in.device.type == DeviceType::cpu, "all_gather: host memory only");
-    std::memcpy(out.data, in.data, static_cast<size_t>(dense_bytes(in)));
+    copy(in, out);
   }
 
   void broadcast(TensorView /*inout*/, int32_t root, Stream& /*stream*/) override {
@@ -31,6 +35,12 @@ class SelfCommunicator final : public Communicator {
   Status poll_error() override { return ok_status(); }
 
   void abort() noexcept override {}
+
+ private:
+  static void copy(const ConstTensorView& in, const TensorView& out) {
+    HADAL_CHECK(in.device.type == DeviceType::cpu, "a world of one copies host memory only");
+    std::memmove(out.data, in.data, static_cast<size_t>(dense_bytes(in)));
+  }
 };
 
 }  // namespace

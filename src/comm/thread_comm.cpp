@@ -9,6 +9,7 @@
 #include <cstring>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -16,6 +17,7 @@
 #include <hadal/comm/communicator.h>
 
 #include "dense_bytes.h"
+#include "tree_sum.h"
 
 namespace hadal {
 
@@ -40,7 +42,7 @@ class Group {
   /// Waits for all ranks; false once aborted.
   bool arrive_and_wait() {
     std::unique_lock lock(mutex_);
-    if (aborted_) {
+    if (reason_) {
       return false;
     }
     const uint64_t phase = phase_;
@@ -51,21 +53,23 @@ class Group {
       changed_.notify_all();
       return true;
     }
-    changed_.wait(lock, [&] { return phase_ != phase || aborted_; });
+    changed_.wait(lock, [&] { return phase_ != phase || reason_; });
     return phase_ != phase;
   }
 
-  void abort() noexcept {
+  void abort(const Error& reason) noexcept {
     {
       const std::lock_guard lock(mutex_);
-      aborted_ = true;
+      if (!reason_) {
+        reason_ = reason;
+      }
     }
     changed_.notify_all();
   }
 
-  bool aborted() {
+  Status status() {
     const std::lock_guard lock(mutex_);
-    return aborted_;
+    return reason_ ? Status(*reason_) : ok_status();
   }
 
  private:
@@ -75,7 +79,7 @@ class Group {
   std::condition_variable changed_;
   int32_t arrived_ = 0;
   uint64_t phase_ = 0;
-  bool aborted_ = false;
+  std::optional<Error> reason_;
 };
 
 class ThreadCommunicator final : public Communicator {
@@ -95,20 +99,22 @@ class ThreadCommunicator final : public Communicator {
     for (int32_t rank = 0; rank < world_size(); ++rank) {
       check_size(rank, size);
     }
-    const int64_t count = inout.shape.numel();
-    switch (inout.dtype) {
-      case DType::f32:
-        sum_f32(inout.as<float>(), count);
-        return;
-      case DType::bf16:
-        sum_bf16(inout.as<uint16_t>(), count);
-        return;
-      case DType::i32:
-        sum_i32(inout.as<int32_t>(), count);
-        return;
-      default:
-        HADAL_CHECK(false, "all_reduce_sum of " + std::string(to_string(inout.dtype)));
+    const auto sources = all_sources(0);
+    tree_sum(sources, inout.dtype, inout.shape.numel(), inout.data);
+  }
+
+  void reduce_scatter_sum(ConstTensorView in, TensorView out, Stream& /*stream*/) override {
+    const int64_t size = dense_bytes(in);
+    const int64_t part = dense_bytes(out);
+    HADAL_CHECK(size == part * world_size(), "reduce_scatter: in is not world_size x out");
+    if (!exchange(in.data, size)) {
+      return;
     }
+    for (int32_t rank = 0; rank < world_size(); ++rank) {
+      check_size(rank, size);
+    }
+    const auto sources = all_sources(part * rank_);
+    tree_sum(sources, in.dtype, out.shape.numel(), out.data);
   }
 
   void all_gather(ConstTensorView in, TensorView out, Stream& /*stream*/) override {
@@ -119,7 +125,7 @@ class ThreadCommunicator final : public Communicator {
     }
     for (int32_t rank = 0; rank < world_size(); ++rank) {
       check_size(rank, size);
-      std::memcpy(out.data + rank * size, source<std::byte>(rank), static_cast<size_t>(size));
+      std::memcpy(out.data + rank * size, source(rank), static_cast<size_t>(size));
     }
   }
 
@@ -131,18 +137,17 @@ class ThreadCommunicator final : public Communicator {
     }
     check_size(root, size);
     if (rank_ != root) {
-      std::memcpy(inout.data, source<std::byte>(root), static_cast<size_t>(size));
+      std::memcpy(inout.data, source(root), static_cast<size_t>(size));
     }
   }
 
-  Status poll_error() override {
-    if (group_->aborted()) {
-      return Error{ErrorCode::cancelled, "the group of ranks was aborted"};
-    }
-    return ok_status();
+  Status poll_error() override { return group_->status(); }
+
+  void abort() noexcept override {
+    fail(Error{ErrorCode::cancelled, "the group of ranks was aborted"});
   }
 
-  void abort() noexcept override { group_->abort(); }
+  void fail(const Error& reason) noexcept override { group_->abort(reason); }
 
  private:
   /// Publishes `size` bytes of this rank and meets the others.
@@ -164,41 +169,14 @@ class ThreadCommunicator final : public Communicator {
                     std::to_string(size));
   }
 
-  template <class T>
-  const T* source(int32_t rank) {
-    return reinterpret_cast<const T*>(group_->scratch(sequence_, rank).data());
-  }
+  const std::byte* source(int32_t rank) { return group_->scratch(sequence_, rank).data(); }
 
-  void sum_f32(float* out, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) {
-      out[i] = source<float>(0)[i];
+  std::vector<const std::byte*> all_sources(int64_t offset) {
+    std::vector<const std::byte*> sources;
+    for (int32_t rank = 0; rank < world_size(); ++rank) {
+      sources.push_back(source(rank) + offset);
     }
-    for (int32_t rank = 1; rank < world_size(); ++rank) {
-      const float* in = source<float>(rank);
-      for (int64_t i = 0; i < count; ++i) {
-        out[i] += in[i];
-      }
-    }
-  }
-
-  void sum_bf16(uint16_t* out, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) {
-      float sum = 0.0F;
-      for (int32_t rank = 0; rank < world_size(); ++rank) {
-        sum += bf16_to_f32(source<uint16_t>(rank)[i]);
-      }
-      out[i] = f32_to_bf16(sum);
-    }
-  }
-
-  void sum_i32(int32_t* out, int64_t count) {
-    for (int64_t i = 0; i < count; ++i) {
-      uint32_t sum = 0;
-      for (int32_t rank = 0; rank < world_size(); ++rank) {
-        sum += static_cast<uint32_t>(source<int32_t>(rank)[i]);
-      }
-      out[i] = static_cast<int32_t>(sum);
-    }
+    return sources;
   }
 
   std::shared_ptr<Group> group_;

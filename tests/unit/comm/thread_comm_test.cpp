@@ -1,28 +1,20 @@
-// Thread communicators: every rank gets the rank-ordered result, in any interleaving, and an abort
-// frees the ranks that wait.
+// Thread communicators: every rank gets the result in the order of the tree, in any interleaving,
+// and an abort frees the ranks that wait.
 #include <chrono>
 #include <functional>
-#include <random>
 #include <thread>
 #include <vector>
 
 #include <hadal/comm/communicator.h>
 
 #include "catch.h"
+#include "comm_values.h"
 
 namespace hadal {
 
 namespace {
 
-struct NullStream final : Stream {
-  void synchronize() override {}
-};
-
-template <class T>
-TensorView view_of(std::vector<T>& data, DType dtype) {
-  return make_view(
-      reinterpret_cast<std::byte*>(data.data()), dtype, Shape{static_cast<int64_t>(data.size())});
-}
+using namespace testing;
 
 void on_all_ranks(std::vector<std::unique_ptr<Communicator>>& comms,
                   const std::function<void(Communicator&)>& body) {
@@ -33,33 +25,18 @@ void on_all_ranks(std::vector<std::unique_ptr<Communicator>>& comms,
   }
 }
 
-/// A value whose float sum depends on the order.
-float value_of(int32_t rank, size_t i) {
-  std::mt19937 random(static_cast<uint32_t>(rank) * 7919U + static_cast<uint32_t>(i));
-  return std::uniform_real_distribution<float>(-1.0F, 1.0F)(random) * (rank % 2 == 0 ? 1e6F : 1.0F);
-}
-
 }  // namespace
 
-TEST_CASE("ThreadCommunicator: sums add the ranks in rank order on every rank", "[comm]") {
-  for (const int32_t world : {1, 2, 4}) {
+TEST_CASE("ThreadCommunicator: sums add neighbours first, the same on every rank", "[comm]") {
+  for (const int32_t world : {1, 2, 3, 4, 7}) {
     auto comms = make_thread_communicators(world);
-    const size_t count = 257;
-    std::vector<float> expected(count);
-    for (size_t i = 0; i < count; ++i) {
-      expected[i] = value_of(0, i);
-      for (int32_t rank = 1; rank < world; ++rank) {
-        expected[i] += value_of(rank, i);
-      }
-    }
+    const size_t count = 259;
+    const std::vector<float> expected = sums_of(world, count);
     std::vector<std::vector<float>> results(static_cast<size_t>(world));
     on_all_ranks(comms, [&](Communicator& comm) {
       NullStream stream;
       for (int repeat = 0; repeat < 50; ++repeat) {
-        std::vector<float> data(count);
-        for (size_t i = 0; i < count; ++i) {
-          data[i] = value_of(comm.rank(), i);
-        }
+        std::vector<float> data = values_of(comm.rank(), count);
         comm.all_reduce_sum(view_of(data, DType::f32), stream);
         results[static_cast<size_t>(comm.rank())] = std::move(data);
       }
@@ -105,6 +82,10 @@ TEST_CASE("ThreadCommunicator: gathers and broadcasts mix in any order", "[comm]
       std::vector<int32_t> word{comm.rank() == round % 4 ? round : -1};
       comm.broadcast(view_of(word, DType::i32), round % 4, stream);
       wrong += word[0] != round ? 1 : 0;
+      std::vector<int32_t> parts{1, 2, 3, round};
+      std::vector<int32_t> part(1);
+      comm.reduce_scatter_sum(view_of(parts, DType::i32), view_of(part, DType::i32), stream);
+      wrong += part[0] != 4 * (comm.rank() == 3 ? round : comm.rank() + 1) ? 1 : 0;
     }
     wrong += comm.poll_error() ? 0 : 1;
   });
@@ -138,6 +119,7 @@ TEST_CASE("SelfCommunicator: collectives are the identity", "[comm]") {
   comm->all_reduce_sum(view_of(data, DType::f32), stream);
   comm->all_gather(view_of(data, DType::f32), view_of(out, DType::f32), stream);
   comm->broadcast(view_of(data, DType::f32), 0, stream);
+  comm->reduce_scatter_sum(view_of(data, DType::f32), view_of(data, DType::f32), stream);
   CHECK(out == std::vector<float>{1.0F, 2.0F});
   CHECK(data == out);
   CHECK(comm->world_size() == 1);
