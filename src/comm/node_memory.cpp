@@ -26,7 +26,7 @@ constexpr uint64_t kMagic = 0x6861'6461'6c6e'6f64;
 constexpr uint32_t kFailedBit = 1U << 31U;
 constexpr size_t kMessageBytes = 480;
 constexpr int kLookMs = 20;  ///< between two looks at the ranks that are missing
-constexpr int kSpins = 4000;
+constexpr int kSpins = 1000;
 constexpr int32_t kMaxRanks = 1024;
 
 static_assert(std::atomic<uint32_t>::is_always_lock_free);
@@ -177,9 +177,9 @@ NodeMemory::NodeMemory(std::byte* memory, size_t size, const NodeMemoryOptions& 
       size_(size),
       options_(options),
       process_fds_(static_cast<size_t>(options.num_ranks), -1) {
-  // Spinning helps only when everyone can run at once.
+  // Spinning helps only when everyone can run at once, with room for what else runs here.
   const bool all_can_run =
-      std::thread::hardware_concurrency() >= static_cast<unsigned>(options.num_ranks);
+      std::thread::hardware_concurrency() >= 2 * static_cast<unsigned>(options.num_ranks);
   spins_ = all_can_run ? kSpins : 0;
 }
 

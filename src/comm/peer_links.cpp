@@ -57,7 +57,7 @@ struct PeerLinks::Flow {
 PeerLinks::PeerLinks(std::vector<int> fds, PeerLinksOptions options)
     : fds_(std::move(fds)), options_(std::move(options)) {
   const auto cores = static_cast<int32_t>(std::thread::hardware_concurrency());
-  eager_turns_ = cores >= options_.node_size ? kEagerTurns : 0;
+  eager_turns_ = cores >= 2 * options_.node_size ? kEagerTurns : 0;
   for (const int fd : fds_) {
     if (fd >= 0) {
       // Not every stream socket is TCP (tests use pairs): a refusal does no harm.
