@@ -296,6 +296,9 @@ Status read_layout(FlagReader& reader, const Environment& environment, Config& c
                 "a divisor of --tp-size " + std::to_string(config.layout.tp_size),
                 std::to_string(config.layout.ep_size));
   }
+  reader.choice("all-reduce",
+                {{"flat", AllReduce::flat}, {"hier", AllReduce::hier}},
+                config.layout.all_reduce);
   reader.integer("dist-timeout", 1, 1'000'000, config.layout.rendezvous_timeout_s);
   return reader.status();
 }

@@ -12,6 +12,7 @@
 #include <hadal/backend/backend.h>
 #include <hadal/base/log.h>
 #include <hadal/base/result.h>
+#include <hadal/comm/process_communicator.h>
 #include <hadal/engine/engine.h>
 #include <hadal/runtime/model_runner.h>
 
@@ -35,6 +36,7 @@ struct ModelOptions {
 struct LayoutOptions {
   int32_t tp_size = 1;
   int32_t ep_size = 1;  ///< divides tp_size
+  AllReduce all_reduce = AllReduce::hier;
   int32_t num_nodes = 1;
   int32_t node_rank = 0;
   std::string rendezvous_host;  ///< empty on one node

@@ -89,6 +89,7 @@ constexpr std::string_view kNoLora = "adapters change every answer, and hadal lo
 constexpr std::string_view kNoSparsity = "hadal has no double-sparsity attention";
 constexpr std::string_view kNoTriton = "hadal has no Triton kernels";
 constexpr std::string_view kNoDataParallel = "data parallelism is not built";
+constexpr std::string_view kNoPipeline = "pipeline parallelism is not built";
 
 constexpr FlagSpec kFlags[] = {
     // hadal's own
@@ -100,6 +101,12 @@ constexpr FlagSpec kFlags[] = {
         "fast, or exact: float32 on dequantised weights",
         kAllCommands,
         "fast,exact"),
+    own("all-reduce",
+        K::text,
+        "hier",
+        "sums over nodes: hier, in the node first, or flat; the same on one node",
+        kAllCommands,
+        "flat,hier"),
     own("cpu-threads", K::integer, "all cores", "threads of the CPU backend"),
     own("admin-host", K::text, "--host", "address of the admin port", kServeLike),
     own("admin-port",
@@ -297,6 +304,7 @@ constexpr FlagSpec kFlags[] = {
                    "deepseek-r1: thoughts as reasoning_content",
                    "",
                    "deepseek-r1")),
+    later(limited("pp-size", K::integer, "1", "1", kNoPipeline, "pipeline-parallel-size")),
     later(limited("page-size",
                   K::integer,
                   "64",

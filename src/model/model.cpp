@@ -7,7 +7,7 @@
 namespace hadal {
 
 LocalSizes::LocalSizes(const DeepseekConfig& config, const ParallelLayout& layout) {
-  num_heads = config.num_attention_heads / layout.tp;
+  num_heads = config.num_attention_heads / layout.attn_tp;
   dense_intermediate = config.intermediate_size / layout.tp;
   if (config.n_routed_experts == 0) {
     return;

@@ -133,8 +133,8 @@ MlpParts WeightMap::mlp(WeightGroup group,
 
 AttentionParts WeightMap::attention(const std::string& prefix) const {
   constexpr WeightGroup kGroup = WeightGroup::attention;
-  const Cut heads_out{.rows = true, .index = layout_.rank, .ways = layout_.tp};
-  const Cut heads_in{.columns = true, .index = layout_.rank, .ways = layout_.tp};
+  const Cut heads_out{.rows = true, .index = layout_.attn_tp_rank(), .ways = layout_.attn_tp};
+  const Cut heads_in{.columns = true, .index = layout_.attn_tp_rank(), .ways = layout_.attn_tp};
   const int64_t hidden = config_.hidden_size;
   const int64_t heads = config_.num_attention_heads;
   const int64_t q_size = heads * config_.qk_head_dim();

@@ -8,8 +8,8 @@
 //   q_a, kv_a, router, norms whole on every rank
 //   MTP eh_proj              columns, so that its output is a partial sum like any other
 //
-// FP8 scale blocks are indexed by global row and column: a cut inside a 128-block is right, only
-// wasteful.
+// FP8 scale blocks are indexed by global row and column: a cut inside a 128-block is right on the
+// host. The runner refuses it all the same (check_fp8_blocks).
 #pragma once
 
 #include <functional>

@@ -92,6 +92,9 @@ Result<ModelSetup> make_setup(const ModelRunnerConfig& config) {
       return layout.error();
     }
     HADAL_RETURN_IF_ERROR(check_layout(setup.model, layout.value()));
+    if (!config.allow_cut_blocks) {
+      HADAL_RETURN_IF_ERROR(check_fp8_blocks(setup.model, layout.value()));
+    }
     setup.layouts.push_back(layout.value());
   }
   const int64_t longest = setup.model.max_position_embeddings;

@@ -70,7 +70,7 @@ Status RankWorker::prepare(const RankSizes& sizes) {
       {.max_step_tokens = limits.max_step_tokens,
        .max_rows = std::min(2 * limits.max_slots, limits.max_step_tokens),
        .max_context_tokens = limits.max_context_tokens,
-       .num_heads = static_cast<int32_t>(config.num_attention_heads / model_->layout().tp),
+       .num_heads = static_cast<int32_t>(config.num_attention_heads / model_->layout().attn_tp),
        .qk_nope_head_dim = static_cast<int32_t>(config.qk_nope_head_dim),
        .qk_rope_head_dim = static_cast<int32_t>(config.qk_rope_head_dim),
        .v_head_dim = static_cast<int32_t>(config.v_head_dim),

@@ -41,6 +41,7 @@ inline ModelRunnerConfig tiny_runner_config(const std::filesystem::path& directo
   config.model_dir = directory;
   config.load_format = LoadFormat::dummy;
   config.cpu_mode = CpuMode::exact;
+  config.allow_cut_blocks = true;
   config.num_threads = 1;
   config.max_total_tokens = 64 * 48;
   config.max_slots = 8;

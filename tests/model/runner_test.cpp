@@ -296,6 +296,12 @@ TEST_CASE("runner: configurations that cannot be are refused by name", "[runtime
   refused([](auto& c) { c.load_format = LoadFormat::automatic; }, "model.safetensors");
   refused([](auto& c) { c.tp = 3; }, "num_attention_heads 4");
   refused([](auto& c) { c.ep = 2; }, "ep 2 does not divide tp 1");
+  refused(
+      [](auto& c) {
+        c.tp = 2;
+        c.allow_cut_blocks = false;
+      },
+      "inside the checkpoint's 128 x 128 FP8 blocks; with --ep-size 1, --tp-size can be 1");
   refused([](auto& c) { c.context_length = 513; }, "--context-length: expected at most");
   refused([](auto& c) { c.memory_fraction = 0.0; }, "memory_fraction");
   refused([](auto& c) { c.max_step_tokens = 4; }, "max_step_tokens 4");

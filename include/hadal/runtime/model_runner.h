@@ -45,6 +45,9 @@ struct ModelRunnerConfig {
   KvDtype kv_dtype = KvDtype::automatic;
   int32_t tp = 1;  ///< ranks, all in this process
   int32_t ep = 1;  ///< groups with different experts; divides tp
+  /// Lets a cut fall inside an FP8 block. For tests with models smaller than a block: right on the
+  /// host, see check_fp8_blocks.
+  bool allow_cut_blocks = false;
 
   /// Prompt plus answer; 0 = max_position_embeddings. Larger than that is an error.
   int64_t context_length = 0;

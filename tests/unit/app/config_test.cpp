@@ -124,6 +124,10 @@ TEST_CASE("config: an impossible layout is refused", "[app]") {
   CHECK(config_error({"--model", "m", "--tp", "4", "--ep-size", "3"}) ==
         "--ep-size: expected a divisor of --tp-size 4, got '3'");
   CHECK(configure({"--model", "m", "--tp", "4", "--enable-ep-moe"}).value().layout.ep_size == 4);
+  CHECK(configure({"--model", "m"}).value().layout.all_reduce == AllReduce::hier);
+  CHECK(configure({"--model", "m", "--all-reduce", "flat"}).value().layout.all_reduce ==
+        AllReduce::flat);
+  CHECK_FALSE(config_error({"--model", "m", "--all-reduce", "ring"}).empty());
 }
 
 TEST_CASE("config: refused flags are all named, with reasons", "[app]") {
