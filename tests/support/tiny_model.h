@@ -65,45 +65,22 @@ class Harness {
  public:
   Harness(const DeepseekConfig& config, const WeightStore& weights, const HarnessConfig& options)
       : config_(config) {
-    auto comms = options.tp > 1 ? make_thread_communicators(options.tp)
-                                : std::vector<std::unique_ptr<Communicator>>();
-    for (int32_t r = 0; r < options.tp; ++r) {
-      auto rank = std::make_unique<Rank>();
-      rank->backend = make_backend(options);
-      rank->comm = options.tp > 1 ? std::move(comms[static_cast<size_t>(r)]) : nullptr;
-      rank->stream = rank->backend->create_stream();
-      const auto layout = make_parallel_layout(options.tp, options.ep, r);
-      REQUIRE(layout);
-      auto model = Model::load({.config = config,
-                                .layout = layout.value(),
-                                .weights = weights,
-                                .backend = *rank->backend,
-                                .max_positions = options.max_positions,
-                                .with_mtp = options.with_mtp,
-                                .meter = nullptr});
-      INFO((model ? std::string() : model.error().message));
-      REQUIRE(model);
-      rank->model = std::move(model).value();
-      const ModelShape& shape = rank->model->shape();
-      REQUIRE(rank->backend->reserve(
-          {.max_step_tokens = options.max_positions,
-           .max_rows = 32,
-           .max_context_tokens = options.max_positions,
-           .num_heads = static_cast<int32_t>(config.num_attention_heads / options.tp),
-           .qk_nope_head_dim = static_cast<int32_t>(config.qk_nope_head_dim),
-           .qk_rope_head_dim = static_cast<int32_t>(config.qk_rope_head_dim),
-           .v_head_dim = static_cast<int32_t>(config.v_head_dim),
-           .kv_lora_rank = static_cast<int32_t>(config.kv_lora_rank),
-           .vocab_size = static_cast<int32_t>(config.vocab_size)}));
-      const Shape pool{options.num_pages, shape.num_layers, kPageTokens, shape.kv_width};
-      rank->pool = rank->allocate(pool.numel() * size_of(options.kv_dtype));
-      // NaN in every KV type: what is not written must not be read.
-      const std::vector<uint8_t> poison(static_cast<size_t>(rank->pool.size_bytes()), 0xff);
-      rank->fill(rank->pool, poison);
-      rank->pool_view =
-          make_view(rank->pool.data(), options.kv_dtype, pool, rank->backend->device());
-      ranks_.push_back(std::move(rank));
+    if (options.tp > 1) {
+      thread_comms_ = make_thread_communicators(options.tp);
     }
+    for (int32_t r = 0; r < options.tp; ++r) {
+      Communicator* comm = options.tp > 1 ? thread_comms_[static_cast<size_t>(r)].get() : nullptr;
+      add_rank(weights, options, r, comm);
+    }
+  }
+
+  /// One rank alone, whose peers are elsewhere: all call run together and get all logits.
+  Harness(const DeepseekConfig& config,
+          const WeightStore& weights,
+          const HarnessConfig& options,
+          Communicator& comm)
+      : config_(config) {
+    add_rank(weights, options, comm.rank(), comm.world_size() > 1 ? &comm : nullptr);
   }
 
   /// One step over all rows; logits of every token, row after row. A shape of rank 2 for `hidden`,
@@ -118,7 +95,7 @@ class Harness {
  private:
   struct Rank {
     std::unique_ptr<Backend> backend;
-    std::unique_ptr<Communicator> comm;
+    Communicator* comm = nullptr;  ///< null in a world of one
     std::unique_ptr<Stream> stream;
     std::unique_ptr<Model> model;
     Buffer pool;
@@ -184,6 +161,46 @@ class Harness {
     return g;
   }
 
+  void add_rank(const WeightStore& weights,
+                const HarnessConfig& options,
+                int32_t r,
+                Communicator* comm) {
+    auto rank = std::make_unique<Rank>();
+    rank->backend = make_backend(options);
+    rank->comm = comm;
+    rank->stream = rank->backend->create_stream();
+    const auto layout = make_parallel_layout(options.tp, options.ep, r);
+    REQUIRE(layout);
+    auto model = Model::load({.config = config_,
+                              .layout = layout.value(),
+                              .weights = weights,
+                              .backend = *rank->backend,
+                              .max_positions = options.max_positions,
+                              .with_mtp = options.with_mtp,
+                              .meter = nullptr});
+    INFO((model ? std::string() : model.error().message));
+    REQUIRE(model);
+    rank->model = std::move(model).value();
+    const ModelShape& shape = rank->model->shape();
+    REQUIRE(rank->backend->reserve(
+        {.max_step_tokens = options.max_positions,
+         .max_rows = 32,
+         .max_context_tokens = options.max_positions,
+         .num_heads = static_cast<int32_t>(config_.num_attention_heads / options.tp),
+         .qk_nope_head_dim = static_cast<int32_t>(config_.qk_nope_head_dim),
+         .qk_rope_head_dim = static_cast<int32_t>(config_.qk_rope_head_dim),
+         .v_head_dim = static_cast<int32_t>(config_.v_head_dim),
+         .kv_lora_rank = static_cast<int32_t>(config_.kv_lora_rank),
+         .vocab_size = static_cast<int32_t>(config_.vocab_size)}));
+    const Shape pool{options.num_pages, shape.num_layers, kPageTokens, shape.kv_width};
+    rank->pool = rank->allocate(pool.numel() * size_of(options.kv_dtype));
+    // NaN in every KV type: what is not written must not be read.
+    const std::vector<uint8_t> poison(static_cast<size_t>(rank->pool.size_bytes()), 0xff);
+    rank->fill(rank->pool, poison);
+    rank->pool_view = make_view(rank->pool.data(), options.kv_dtype, pool, rank->backend->device());
+    ranks_.push_back(std::move(rank));
+  }
+
   static void fill(const std::vector<Row>& rows, Step& s) {
     size_t max_pages = 1;
     for (const Row& row : rows) {
@@ -227,7 +244,7 @@ class Harness {
     const Buffer memory = rank.allocate(arena_bytes);
     StepArena arena(memory.data(), arena_bytes, device);
     const ForwardContext context{.ops = rank.backend->ops(),
-                                 .comm = rank.comm.get(),
+                                 .comm = rank.comm,
                                  .arena = arena,
                                  .kv_pool = rank.pool_view,
                                  .stream = *rank.stream};
@@ -269,20 +286,41 @@ class Harness {
         threads.emplace_back([&step, &rank, is_mtp] { run_rank(*rank, step, is_mtp); });
       }
     }
-    const auto vocab = static_cast<size_t>(config_.vocab_size);
+    std::vector<float> gathered;
+    std::vector<const float*> parts;
+    for (const auto& rank : ranks_) {
+      parts.push_back(rank->logits.data());
+    }
+    Rank& first = *ranks_.front();
+    if (ranks_.size() == 1 && first.comm != nullptr) {
+      const auto ranks = static_cast<size_t>(first.comm->world_size());
+      const auto size = static_cast<int64_t>(first.logits.size());
+      gathered.resize(first.logits.size() * ranks);
+      first.comm->all_gather(float_view(first.logits, {size}),
+                             float_view(gathered, {static_cast<int64_t>(ranks), size}),
+                             *first.stream);
+      parts.clear();
+      for (size_t r = 0; r < ranks; ++r) {
+        parts.push_back(gathered.data() + r * first.logits.size());
+      }
+    }
+    const auto width = static_cast<size_t>(first.model->shape().vocab_per_rank);
     Logits all(step.tokens.size());
     for (size_t t = 0; t < all.size(); ++t) {
-      for (const auto& rank : ranks_) {
-        const auto width = static_cast<size_t>(rank->model->shape().vocab_per_rank);
-        const float* from = rank->logits.data() + t * width;
-        all[t].insert(all[t].end(), from, from + width);
+      for (const float* part : parts) {
+        all[t].insert(all[t].end(), part + t * width, part + (t + 1) * width);
       }
-      all[t].resize(vocab);
+      all[t].resize(static_cast<size_t>(config_.vocab_size));
     }
     return all;
   }
 
+  static TensorView float_view(std::vector<float>& values, const Shape& shape) {
+    return make_view(reinterpret_cast<std::byte*>(values.data()), DType::f32, shape);
+  }
+
   DeepseekConfig config_;
+  std::vector<std::unique_ptr<Communicator>> thread_comms_;
   std::vector<std::unique_ptr<Rank>> ranks_;
 };
 

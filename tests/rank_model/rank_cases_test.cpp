@@ -1,0 +1,196 @@
+// hadal-mini's fixed cases over processes in exact mode: TP 1, 2 and 4 must give the same answers,
+// and the same tokens unless the first difference is a near tie.
+#include <fstream>
+#include <sstream>
+
+#include "rank_model.h"
+
+namespace hadal::tiny {
+namespace {
+
+constexpr int32_t kEndToken = 1;          ///< end of sentence
+constexpr int32_t kEndOfThinking = 2035;  ///< what follows is the answer
+constexpr size_t kAnswerMax = 768;
+constexpr double kTieGap = 1e-3;  ///< of the two best logits
+constexpr size_t kRowsAtOnce = 16;
+
+struct Case {
+  std::vector<int32_t> prompt;
+  std::vector<int32_t> recorded;  ///< transformers' answer
+};
+
+/// What one layout made of a case.
+struct Generated {
+  std::vector<int32_t> tokens;
+  std::vector<float> gaps;  ///< between the two best logits of each token
+
+  std::vector<int32_t> answer() const {
+    const auto found = std::find(tokens.rbegin(), tokens.rend(), kEndOfThinking);
+    return {found.base(), tokens.end()};
+  }
+};
+
+std::filesystem::path mini_directory() {
+  return std::filesystem::path(HADAL_SOURCE_DIR) / "models/hadal-mini";
+}
+
+std::vector<Case> read_cases(size_t longest_prompt, size_t longest_answer, size_t count) {
+  std::ifstream in(mini_directory() / "eval/cases.jsonl");
+  REQUIRE(in.good());
+  std::vector<Case> cases;
+  for (std::string line; std::getline(in, line) && cases.size() < count;) {
+    const nlohmann::json parsed = nlohmann::json::parse(line);
+    Case one{parsed.at("prompt_ids").get<std::vector<int32_t>>(),
+             parsed.at("answer_ids").get<std::vector<int32_t>>()};
+    if (one.prompt.size() <= longest_prompt && one.recorded.size() <= longest_answer) {
+      cases.push_back(std::move(one));
+    }
+  }
+  return cases;
+}
+
+int32_t pages_of(const Case& one) {
+  return static_cast<int32_t>((one.prompt.size() + kAnswerMax) / kPageTokens + 1);
+}
+
+float gap_of(std::vector<float> logits) {
+  std::nth_element(logits.begin(), logits.begin() + 1, logits.end(), std::greater<>());
+  return logits[0] - logits[1];
+}
+
+/// Greedy answers of some cases together.
+std::vector<Generated> answer_group(Harness& harness, std::span<const Case> cases) {
+  std::vector<Generated> results(cases.size());
+  std::vector<Row> rows;
+  std::vector<size_t> of_row;
+  int32_t next_page = 0;
+  for (size_t c = 0; c < cases.size(); ++c) {
+    Row row{cases[c].prompt, 0, AttentionForm::prompt, {}};
+    for (int32_t page = 0; page < pages_of(cases[c]); ++page) {
+      row.pages.push_back(next_page++);
+    }
+    rows.push_back(std::move(row));
+    of_row.push_back(c);
+  }
+  // Prompts one by one: a step of all of them would need room for all their logits.
+  Logits logits;
+  for (const Row& row : rows) {
+    logits.push_back(harness.run({row}).back());
+  }
+  while (!rows.empty()) {
+    std::vector<Row> next;
+    std::vector<size_t> of_next;
+    for (size_t r = 0; r < rows.size(); ++r) {
+      Row& row = rows[r];
+      Generated& result = results[of_row[r]];
+      const int32_t token = argmax(logits[r]);
+      result.tokens.push_back(token);
+      result.gaps.push_back(gap_of(logits[r]));
+      if (token != kEndToken && result.tokens.size() < kAnswerMax) {
+        row.kv_begin += static_cast<int32_t>(row.tokens.size());
+        row.tokens = {token};
+        row.form = AttentionForm::generated;
+        next.push_back(std::move(row));
+        of_next.push_back(of_row[r]);
+      }
+    }
+    rows = std::move(next);
+    of_row = std::move(of_next);
+    if (!rows.empty()) {
+      logits = harness.run(rows);
+    }
+  }
+  return results;
+}
+
+/// One line a case: tokens, then gaps.
+std::string answer_cases(Harness& harness, const std::vector<Case>& cases) {
+  std::ostringstream text;
+  for (size_t begin = 0; begin < cases.size(); begin += kRowsAtOnce) {
+    const size_t count = std::min(kRowsAtOnce, cases.size() - begin);
+    for (const Generated& one : answer_group(harness, std::span(cases).subspan(begin, count))) {
+      for (size_t i = 0; i < one.tokens.size(); ++i) {
+        text << one.tokens[i] << ' ' << one.gaps[i] << ' ';
+      }
+      text << '\n';
+    }
+  }
+  return text.str();
+}
+
+std::vector<Generated> parse_answers(const std::string& text) {
+  std::vector<Generated> answers;
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    std::istringstream words(line);
+    Generated one;
+    int32_t token = 0;
+    float gap = 0.0F;
+    while (words >> token >> gap) {
+      one.tokens.push_back(token);
+      one.gaps.push_back(gap);
+    }
+    answers.push_back(std::move(one));
+  }
+  return answers;
+}
+
+void check_cases(const std::vector<Case>& cases) {
+  auto config = load_deepseek_config(mini_directory());
+  auto weights = open_checkpoint(mini_directory());
+  REQUIRE(config);
+  REQUIRE(weights);
+  size_t longest = 0;
+  HarnessConfig options;
+  options.num_pages = 0;
+  for (size_t begin = 0; begin < cases.size(); begin += kRowsAtOnce) {
+    int32_t pages = 0;
+    for (size_t c = begin; c < std::min(begin + kRowsAtOnce, cases.size()); ++c) {
+      longest = std::max(longest, cases[c].prompt.size());
+      pages += pages_of(cases[c]);
+    }
+    options.num_pages = std::max(options.num_pages, pages);
+  }
+  options.max_positions = static_cast<int32_t>(longest + kAnswerMax + 1);
+  std::vector<Generated> alone;
+  for (const RankLayout& layout : {RankLayout{1, 1, 1}, {2, 1, 2}, {4, 1, 2}}) {
+    INFO("tp " << layout.tp);
+    const auto found = parse_answers(
+        on_process_ranks(config.value(), *weights.value(), options, layout, [&](Harness& harness) {
+          return answer_cases(harness, cases);
+        }));
+    REQUIRE(found.size() == cases.size());
+    if (layout.tp == 1) {
+      alone = found;
+    }
+    size_t as_recorded = 0;
+    for (size_t c = 0; c < cases.size(); ++c) {
+      INFO("case " << c);
+      as_recorded += found[c].tokens == cases[c].recorded ? 1 : 0;
+      CHECK(found[c].answer() == alone[c].answer());
+      const auto [a, b] = std::mismatch(alone[c].tokens.begin(),
+                                        alone[c].tokens.end(),
+                                        found[c].tokens.begin(),
+                                        found[c].tokens.end());
+      if (a != alone[c].tokens.end() || b != found[c].tokens.end()) {
+        const auto at = static_cast<size_t>(a - alone[c].tokens.begin());
+        CHECK(static_cast<double>(alone[c].gaps[std::min(at, alone[c].gaps.size() - 1)]) <=
+              kTieGap);
+      }
+    }
+    WARN("tp " << layout.tp << ": " << as_recorded << " of " << cases.size()
+               << " cases have the recorded tokens");
+    CHECK(as_recorded + 2 >= cases.size());
+  }
+}
+
+TEST_CASE("process ranks: hadal-mini answers alike at TP 1, 2 and 4", "[ranks]") {
+  check_cases(read_cases(30, 60, 4));
+}
+
+TEST_CASE("process ranks: hadal-mini answers all cases alike at TP 1, 2 and 4", "[.][all_cases]") {
+  check_cases(read_cases(4096, 4096, 200));
+}
+
+}  // namespace
+}  // namespace hadal::tiny
