@@ -236,6 +236,12 @@ void read_engine(FlagReader& reader, Config& config) {
   reader.integer("max-queued-requests", 1, 1'000'000, engine.max_queued_requests);
   reader.integer("chunked-prefill-size", -1, 1 << 20, engine.chunked_prefill_tokens);
   reader.integer("max-prefill-tokens", 1, 1 << 24, engine.max_prefill_tokens);
+  if (reader.has("target-step-time-ms")) {
+    reader.number("target-step-time-ms", 0, 1e6, engine.target_step_ms);
+    if (engine.target_step_ms == 0.0)
+      engine.max_decode_stretch = 0.0;
+  }
+  reader.number("request-timeout", 0.001, 1e6, engine.request_timeout_s);
   reader.choice("schedule-policy",
                 {{"lpm", SchedulePolicy::lpm},
                  {"fcfs", SchedulePolicy::fcfs},

@@ -1,4 +1,6 @@
 // The engine's interface: what any thread may call. Everything here only touches the inbox.
+#include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include <hadal/base/check.h>
@@ -22,6 +24,8 @@ SchedulerConfig make_scheduler_config(const EngineConfig& config, const RunnerLi
   out.max_running_requests = config.max_running_requests;
   out.chunked_prefill_tokens = config.chunked_prefill_tokens;
   out.max_prefill_tokens = config.max_prefill_tokens;
+  out.target_step_ms = config.target_step_ms;
+  out.max_decode_stretch = config.max_decode_stretch;
   out.policy = config.policy;
   out.enable_radix_cache = config.enable_radix_cache;
   out.policy_seed = config.policy_seed;
@@ -78,7 +82,13 @@ Result<RequestId> Engine::Impl::submit(GenerateRequest request, std::shared_ptr<
     HADAL_RETURN_IF_ERROR(check_queue(request.prompt.size()));
     id = inbox.next_id++;
     inbox.num_submitted_tokens += static_cast<int64_t>(request.prompt.size());
-    inbox.submissions.push_back({id, std::move(request), std::move(sink), clock.now()});
+    const TimePoint now = clock.now();
+    if (config.request_timeout_s > 0.0)
+      request.deadline =
+          std::min(request.deadline,
+                   now + std::chrono::duration_cast<TimePoint::duration>(
+                             std::chrono::duration<double>(config.request_timeout_s)));
+    inbox.submissions.push_back({id, std::move(request), std::move(sink), now});
   }
   inbox.work.notify_one();
   return id;

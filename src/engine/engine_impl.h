@@ -91,6 +91,8 @@ struct Engine::Impl {
   EngineMeter meter;
   std::unordered_map<RequestId, Request> requests;
   std::deque<TimePoint> step_starts;
+  TimePoint last_retire{};
+  BatchPlan plan;  ///< its memory is used again every step
   std::vector<Submission> new_submissions;
   std::vector<RequestId> new_cancels;
   std::vector<FlushRequest*> new_flushes;

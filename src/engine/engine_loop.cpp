@@ -3,6 +3,8 @@
 //
 // The hard thing is that every accepted request ends in exactly one terminal event whatever
 // happens: requests leave `requests` only with that event, and stop() ends what is left.
+#include <algorithm>
+#include <chrono>
 #include <utility>
 
 #include <hadal/base/check.h>
@@ -83,10 +85,11 @@ void Engine::Impl::apply_inbox() {
 
 /// Submits the next step, if there is one, and retires the oldest when no more may be in flight.
 Status Engine::Impl::run_step() {
-  const std::optional<BatchPlan> plan = scheduler.plan_next();
-  if (plan) {
-    step_starts.push_back(clock.now());
-    HADAL_RETURN_IF_ERROR(runner->submit(*plan));
+  const TimePoint now = clock.now();
+  scheduler.advance_to(now);
+  if (scheduler.plan_next(plan)) {
+    step_starts.push_back(now);
+    HADAL_RETURN_IF_ERROR(runner->submit(plan));
     if (scheduler.num_in_flight() < scheduler_config.max_steps_in_flight)
       return ok_status();  // the host plans the next step while this one runs
   }
@@ -102,8 +105,11 @@ Status Engine::Impl::retire_step() {
     return result.error();
   const TimePoint now = clock.now();
   meter.on_step(std::chrono::duration<double>(now - step_starts.front()).count());
+  // A step that was submitted ahead starts when the one before it has ended.
+  const TimePoint start = std::max(step_starts.front(), last_retire);
   step_starts.pop_front();
-  scheduler.commit(result.value());
+  last_retire = now;
+  scheduler.commit(result.value(), std::chrono::duration<double>(now - start).count());
   const std::lock_guard lock(inbox.mutex);
   inbox.last_step_id = result.value().step_id;
   inbox.last_step_time = now;

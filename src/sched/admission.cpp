@@ -1,9 +1,17 @@
 // Who is admitted next: the order of the waiting sequences by policy, and whether the first of them
 // fits next to those that run.
 //
-// Retracted sequences come first, oldest first, under every policy. A sequence whose prompt begins
-// like one that is being computed waits for those pages instead of computing them twice.
+// Retracted sequences come first, oldest first, under every policy. Then the share that has been
+// served least, and inside a share the policy decides. A sequence whose prompt begins like one that
+// is being computed waits for those pages instead of computing them twice.
+//
+// The hard thing is the guarantee: the oldest sequence that was never retracted too often and all
+// those that were ("spent") can grow to their ends without anybody's leave. keeps_guarantee()
+// admits nobody who would break it, so nobody is retracted more than kMaxRetractions times, and
+// everybody finishes.
 #include <algorithm>
+#include <limits>
+#include <span>
 #include <utility>
 
 #include <hadal/base/check.h>
@@ -13,10 +21,10 @@
 namespace hadal {
 namespace {
 
-constexpr size_t kMaxMatched = 128;        ///< waiting sequences that are matched for their order
+constexpr size_t kMaxCandidates = 128;     ///< waiting sequences that are put in order
+constexpr int32_t kMatchesPerStep = 16;    ///< of them, matched again when the cache has changed
 constexpr int32_t kMaxOvertaken = 64;      ///< then a sequence is first, whatever the policy
 constexpr int32_t kMaxReserved = 4096;     ///< output tokens that one sequence reserves at most
-constexpr int32_t kSafeRetractions = 2;    ///< from then on its whole output is reserved
 constexpr uint64_t kRetryAfterSteps = 16;  ///< the reserve decays, so a blocked candidate may fit
 
 uint64_t mix(uint64_t x) {
@@ -27,7 +35,7 @@ uint64_t mix(uint64_t x) {
 
 /// Depth-first order of the tree with the subtrees that most waiting sequences share first: keys
 /// are the paths, each page led by its negated weight; longer paths come before their prefixes.
-void sort_by_subtree_weight(const RadixCache& cache, std::vector<Sequence*>& order) {
+void sort_by_subtree_weight(const RadixCache& cache, std::span<Sequence*> order) {
   std::map<PageId, int32_t> weights;
   for (const Sequence* sequence : order) {
     for (PageId page = sequence->match.tip; page != kNoPage; page = cache.parent(page))
@@ -76,32 +84,110 @@ void Scheduler::Impl::admit(BatchPlan& plan, StepBudget& budget) {
     }
     if (chunk_end(*sequence, match.num_tokens(), budget) <= match.num_tokens())
       return;
-    for (auto older = waiting.begin(); older->first < sequence->id; ++older)
-      ++older->second->num_overtaken;
+    if (sequence->num_retractions == 0) {
+      size_t num_counted = 0;
+      for (auto& [id, older] : share_queues[static_cast<size_t>(sequence->share)]) {
+        if (id >= sequence->id || ++num_counted > kMaxCandidates)
+          break;
+        ++older->num_overtaken;
+      }
+    }
     place(*sequence, match, plan);
     plan_chunk(*sequence, plan, budget);
   }
 }
 
-std::vector<Sequence*> Scheduler::Impl::admission_order() {
-  std::vector<Sequence*> first;
-  std::vector<Sequence*> order;
-  const bool is_matching =
-      config.policy == SchedulePolicy::lpm || config.policy == SchedulePolicy::dfs_weight;
-  for (const auto& [id, sequence] : waiting) {
-    if (sequence->num_retractions > 0 || sequence->num_overtaken >= kMaxOvertaken)
-      first.push_back(sequence);
-    else if (!is_matching || order.size() < kMaxMatched)
-      order.push_back(sequence);
+void Scheduler::Impl::enqueue(Sequence& sequence) {
+  waiting.emplace(sequence.id, &sequence);
+  num_waiting_tokens += sequence.num_prompt;
+  if (sequence.num_retractions > 0) {
+    retracted.emplace(sequence.id, &sequence);
+    return;
   }
+  const auto share = static_cast<size_t>(sequence.share);
+  if (share_queues.size() <= share)
+    share_queues.resize(share + 1);
+  share_queues[share].emplace(sequence.id, &sequence);
+  queued_shares.insert(sequence.share);
+}
+
+void Scheduler::Impl::dequeue(Sequence& sequence) {
+  waiting.erase(sequence.id);
+  num_waiting_tokens -= sequence.num_prompt;
+  if (sequence.num_retractions > 0) {
+    retracted.erase(sequence.id);
+    return;
+  }
+  auto& queue = share_queues[static_cast<size_t>(sequence.share)];
+  queue.erase(sequence.id);
+  if (queue.empty())
+    queued_shares.erase(sequence.share);
+}
+
+double Scheduler::Impl::least_waiting_served() const {
+  double least = std::numeric_limits<double>::max();
+  for (const ShareId share : queued_shares)
+    least = std::min(least, shares.served(share));
+  return least;
+}
+
+/// Retracted sequences by age, then the waiting ones: the least served share first, and inside a
+/// share the policy's order.
+const std::vector<Sequence*>& Scheduler::Impl::admission_order() {
+  ordered.clear();
+  candidates.clear();
+  groups.clear();
+  for (const auto& [id, sequence] : retracted)
+    ordered.push_back(sequence);
+  for (const ShareId share : queued_shares)
+    groups.push_back({share, shares.served(share), 0, 0});
+  if (groups.size() > kMaxCandidates) {
+    const auto middle = groups.begin() + static_cast<ptrdiff_t>(kMaxCandidates);
+    std::nth_element(groups.begin(), middle, groups.end(), [](const auto& a, const auto& b) {
+      return a.served < b.served;
+    });
+    groups.erase(middle, groups.end());
+  }
+  for (ShareGroup& group : groups) {
+    group.next = candidates.size();
+    select_group(group.share, std::max<size_t>(1, kMaxCandidates / groups.size()));
+    group.end = candidates.size();
+  }
+  merge_groups();
+  return ordered;
+}
+
+/// The oldest `quota` of a share, in the policy's order, those that were overtaken too often first.
+void Scheduler::Impl::select_group(ShareId share, size_t quota) {
+  const size_t begin = candidates.size();
+  for (const auto& [id, sequence] : share_queues[static_cast<size_t>(share)]) {
+    if (candidates.size() - begin == quota)
+      break;
+    candidates.push_back(sequence);
+  }
+  const auto first = candidates.begin() + static_cast<ptrdiff_t>(begin);
+  const auto late = std::stable_partition(first, candidates.end(), [](const Sequence* sequence) {
+    return sequence->num_overtaken >= kMaxOvertaken;
+  });
+  sort_by_policy(static_cast<size_t>(late - candidates.begin()), candidates.size());
+}
+
+void Scheduler::Impl::sort_by_policy(size_t begin, size_t end) {
+  const std::span<Sequence*> order = std::span(candidates).subspan(begin, end - begin);
+  const auto sort = [&](auto less) {
+    std::sort(order.begin(), order.end(), [&](const Sequence* a, const Sequence* b) {
+      if (less(*a, *b))
+        return true;
+      return !less(*b, *a) && a->id < b->id;
+    });
+  };
   switch (config.policy) {
     case SchedulePolicy::fcfs:
       break;
     case SchedulePolicy::lpm:
-      for (Sequence* sequence : order)
-        refresh_match(*sequence);
-      std::stable_sort(order.begin(), order.end(), [](const Sequence* a, const Sequence* b) {
-        return a->match.num_tokens() > b->match.num_tokens();
+      refresh_matches(order);
+      sort([](const Sequence& a, const Sequence& b) {
+        return a.match.num_tokens() > b.match.num_tokens();
       });
       break;
     case SchedulePolicy::dfs_weight:
@@ -110,18 +196,65 @@ std::vector<Sequence*> Scheduler::Impl::admission_order() {
       sort_by_subtree_weight(cache, order);
       break;
     case SchedulePolicy::random:
-      std::stable_sort(order.begin(), order.end(), [&](const Sequence* a, const Sequence* b) {
-        return mix(a->id ^ config.policy_seed) < mix(b->id ^ config.policy_seed);
+      sort([&](const Sequence& a, const Sequence& b) {
+        return mix(a.id ^ config.policy_seed) < mix(b.id ^ config.policy_seed);
       });
       break;
     case SchedulePolicy::priority:
-      std::stable_sort(order.begin(), order.end(), [](const Sequence* a, const Sequence* b) {
-        return a->request.priority > b->request.priority;
+      sort([](const Sequence& a, const Sequence& b) {
+        return a.request.priority > b.request.priority;
       });
       break;
   }
-  first.insert(first.end(), order.begin(), order.end());
-  return first;
+}
+
+/// Brings the stalest matches up to date, a few a step: an order by matches that are some steps old
+/// is as good, and what is placed is matched again anyway.
+void Scheduler::Impl::refresh_matches(std::span<Sequence* const> order) {
+  int32_t left = kMatchesPerStep;
+  for (Sequence* sequence : order) {
+    if (sequence->match_version == 0)
+      refresh_match(*sequence);
+  }
+  const size_t count = order.size();
+  for (size_t i = 0; i < count && left > 0; ++i) {
+    Sequence& sequence = *order[(next_refresh + i) % count];
+    if (sequence.match_version == cache.version())
+      continue;
+    refresh_match(sequence);
+    --left;
+    if (left == 0)
+      next_refresh = (next_refresh + i + 1) % count;
+  }
+}
+
+/// Takes from the group that has been served least, as if what is taken had been served already.
+void Scheduler::Impl::merge_groups() {
+  const bool by_priority = config.policy == SchedulePolicy::priority;
+  const auto is_later = [&](const ShareGroup& a, const ShareGroup& b) {
+    const Sequence& x = *candidates[a.next];
+    const Sequence& y = *candidates[b.next];
+    if (by_priority && x.request.priority != y.request.priority)
+      return x.request.priority < y.request.priority;
+    return a.served != b.served ? a.served > b.served : x.id > y.id;
+  };
+  if (groups.size() == 1) {
+    ordered.insert(ordered.end(), candidates.begin(), candidates.end());
+    return;
+  }
+  std::make_heap(groups.begin(), groups.end(), is_later);
+  while (!groups.empty()) {
+    std::pop_heap(groups.begin(), groups.end(), is_later);
+    ShareGroup& group = groups.back();
+    const Sequence& taken = *candidates[group.next];
+    ordered.push_back(candidates[group.next++]);
+    group.served += FairShares::kInputCost * (taken.num_known() - taken.match.num_tokens()) /
+                    shares.weight(group.share);
+    if (group.next == group.end)
+      groups.pop_back();
+    else
+      std::push_heap(groups.begin(), groups.end(), is_later);
+  }
 }
 
 bool Scheduler::Impl::reads_cache(const Sequence& sequence) const {
@@ -155,10 +288,10 @@ bool Scheduler::Impl::waits_for_prefix(const Sequence& sequence) const {
 }
 
 int32_t Scheduler::Impl::expected_growth(const Sequence& sequence) const {
-  const int32_t remaining = sequence.request.max_new_tokens - sequence.num_generated();
-  const bool is_safe = sequence.num_retractions >= kSafeRetractions;
+  const int32_t remaining = sequence.num_remaining();
   const int32_t expected =
-      is_safe ? remaining : static_cast<int32_t>(reserve_ratio * std::min(remaining, kMaxReserved));
+      sequence.is_spent() ? remaining
+                          : static_cast<int32_t>(reserve_ratio * std::min(remaining, kMaxReserved));
   const int32_t held =
       std::max(static_cast<int32_t>(sequence.pages.size()), pages_for(sequence.num_known()));
   return std::max(0, pages_for(sequence.num_known() + expected) - held);
@@ -167,6 +300,8 @@ int32_t Scheduler::Impl::expected_growth(const Sequence& sequence) const {
 /// Whether the sequence can be placed and those that run can grow as expected. A sequence alone
 /// reserves nothing: validate() has seen that it fits in the pool.
 bool Scheduler::Impl::fits(const Sequence& sequence, const PrefixMatch& match) const {
+  if (!keeps_guarantee(sequence))
+    return false;
   int64_t needed = pages_for(sequence.num_known()) - match.num_pages;
   if (!running.empty()) {
     needed += expected_growth(sequence);
@@ -175,6 +310,18 @@ bool Scheduler::Impl::fits(const Sequence& sequence, const PrefixMatch& match) c
   }
   const int32_t available = num_available() - cache.num_evictable_in(match);
   return needed <= available;
+}
+
+bool Scheduler::Impl::keeps_guarantee(const Sequence& sequence) const {
+  int64_t spent = sequence.is_spent() ? sequence.num_pages_max() : 0;
+  int32_t largest_other = sequence.is_spent() ? 0 : sequence.num_pages_max();
+  for (const Sequence* other : running) {
+    if (other->is_spent())
+      spent += other->num_pages_max();
+    else
+      largest_other = std::max(largest_other, other->num_pages_max());
+  }
+  return spent == 0 || spent + largest_other <= pages.num_pages();
 }
 
 }  // namespace hadal

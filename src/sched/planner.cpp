@@ -4,6 +4,8 @@
 // A row's token may not be known on the host yet (kTokenFromDevice); everything else of a plan
 // depends only on counts, so planning a step ahead needs no result.
 #include <algorithm>
+#include <limits>
+#include <utility>
 
 #include <hadal/base/check.h>
 
@@ -12,10 +14,12 @@
 namespace hadal {
 namespace {
 
-constexpr int32_t kMaxRetractions = 2;   ///< after that others are retracted first
 constexpr double kReserveDecay = 0.995;  ///< per step, towards the floor: half in 140 steps
 constexpr double kReserveFloor = 0.14;   ///< of the initial ratio
 constexpr double kReserveRise = 0.2;     ///< per plan that had to retract
+constexpr int32_t kMinPrefill = 64;      ///< tokens that every step may prefill, however slow
+constexpr int32_t kReservedTokens = 8192;
+constexpr int32_t kMinChunk = 16;  ///< a step's target time is not used up by smaller rests
 
 bool wants_history(const SamplingParams& params) {
   return params.frequency_penalty != 0.0F || params.presence_penalty != 0.0F ||
@@ -28,38 +32,106 @@ double initial_reserve_ratio(double conservativeness) {
   return std::clamp(0.7 * conservativeness, 0.0, 1.0);
 }
 
-std::optional<BatchPlan> Scheduler::Impl::plan_next() {
+bool Scheduler::Impl::plan_next(BatchPlan& plan) {
+  recycle(plan);
   if (static_cast<int32_t>(in_flight.size()) >= config.max_steps_in_flight)
-    return std::nullopt;
+    return false;
   const bool is_short = count_decode_pages() > num_available();
   if (is_short) {
     // A sequence in flight cannot be retracted: its rows still write to its pages.
     if (!in_flight.empty())
-      return std::nullopt;
+      return false;
     make_room_for_decodes();
   }
-  BatchPlan plan;
   plan.step_id = next_step_id;
-  in_flight.emplace_back().step_id = next_step_id;
-  StepBudget budget;
-  budget.step_tokens = config.max_step_tokens;
-  budget.prefill_tokens = config.max_prefill_tokens;
-  budget.scoring_logits = config.max_step_logits - max_running;
-  plan_decodes(plan, budget);
-  for (Sequence* sequence : running) {
-    if (sequence->needs_row() && sequence->is_prefilling())
-      plan_chunk(*sequence, plan, budget);
+  if (!spare_steps.empty()) {
+    in_flight.push_back(std::move(spare_steps.back()));
+    spare_steps.pop_back();
+  } else {
+    in_flight.emplace_back();
   }
+  in_flight.back().step_id = next_step_id;
+  StepBudget budget = make_budget();
+  plan_decodes(plan, budget);
+  plan_prefills(plan, budget);
   if (!is_short)
     admit(plan, budget);
+  in_flight.back().work = budget.work;
   if (plan.rows.empty()) {
+    spare_steps.push_back(std::move(in_flight.back()));
     in_flight.pop_back();
-    return std::nullopt;
+    return false;
   }
   ++next_step_id;
   const double floor = initial_reserve_ratio(config.conservativeness) * kReserveFloor;
   reserve_ratio = floor + (reserve_ratio - floor) * kReserveDecay;
-  return plan;
+  return true;
+}
+
+/// Empties a plan and keeps its memory.
+void Scheduler::Impl::recycle(BatchPlan& plan) {
+  for (SlotUpdate& update : plan.slot_updates) {
+    if (spare_page_lists.size() < slots.size() && update.append_pages.capacity() > 0) {
+      update.append_pages.clear();
+      spare_page_lists.push_back(std::move(update.append_pages));
+    }
+  }
+  plan.step_id = 0;
+  plan.slot_updates.clear();
+  plan.page_copies.clear();
+  plan.rows.clear();
+  plan.tokens.clear();
+}
+
+StepBudget Scheduler::Impl::make_budget() const {
+  StepBudget budget;
+  budget.step_tokens = config.max_step_tokens;
+  budget.prefill_tokens = config.max_prefill_tokens;
+  if (config.chunked_prefill_tokens > 0)
+    budget.prefill_tokens = std::min(budget.prefill_tokens, config.chunked_prefill_tokens);
+  budget.whole_prefill_tokens = budget.prefill_tokens;
+  budget.scoring_logits = config.max_step_logits - max_running;
+  int32_t num_decodes = 0;
+  for (const Sequence* sequence : running)
+    num_decodes += sequence->needs_row() && !sequence->is_prefilling() ? 1 : 0;
+  if (num_decodes == 0 || !step_time.is_ready())
+    return budget;
+  const double decode_seconds = step_time.decode_seconds(num_decodes);
+  // A target that decodes alone exceed leaves the least that prefill always gets.
+  if (config.target_step_ms > 0.0)
+    budget.target_seconds = std::max(1e-9, config.target_step_ms * 1e-3 - decode_seconds);
+  else if (config.max_decode_stretch > 0.0)
+    budget.target_seconds = std::max(1e-9, (config.max_decode_stretch - 1.0) * decode_seconds);
+  return budget;
+}
+
+/// Chunks of running sequences: by age, or, with several shares, the least served first.
+void Scheduler::Impl::plan_prefills(BatchPlan& plan, StepBudget& budget) {
+  candidates.clear();
+  for (Sequence* sequence : running) {
+    if (sequence->needs_row() && sequence->is_prefilling())
+      candidates.push_back(sequence);
+  }
+  if (candidates.empty())
+    return;
+  double least_waiting = std::numeric_limits<double>::max();
+  if (shares.num_busy() > 1) {
+    std::sort(candidates.begin(), candidates.end(), [&](const Sequence* a, const Sequence* b) {
+      const double a_served = shares.served(a->share);
+      const double b_served = shares.served(b->share);
+      return a_served != b_served ? a_served < b_served : a->id < b->id;
+    });
+    least_waiting = least_waiting_served();
+  }
+  for (Sequence* sequence : candidates) {
+    // Half of the step is kept for a share that has had less and waits.
+    const int32_t kept = shares.num_busy() > 1 && shares.served(sequence->share) > least_waiting
+                             ? budget.whole_prefill_tokens / 2
+                             : 0;
+    budget.prefill_tokens -= kept;
+    plan_chunk(*sequence, plan, budget);
+    budget.prefill_tokens += kept;
+  }
 }
 
 int32_t Scheduler::Impl::count_decode_pages() const {
@@ -78,26 +150,23 @@ void Scheduler::Impl::make_room_for_decodes() {
     retract(choose_victim());
 }
 
-/// The newest (of the least urgent, under policy `priority`), but never the oldest: alone it has
-/// every page, so it always finishes and then the next is the oldest.
+/// The newest (of the least urgent, under policy `priority`) that has not been retracted too often,
+/// but never the oldest of those: keeps_guarantee() has seen that it and the spent ones all fit.
 Sequence& Scheduler::Impl::choose_victim() const {
-  HADAL_CHECK(running.size() > 1, "scheduler: the oldest sequence does not fit in the pool");
+  Sequence* oldest = nullptr;
   Sequence* victim = nullptr;
-  for (size_t i = running.size() - 1; i > 0; --i) {
-    Sequence* candidate = running[i];
-    if (victim == nullptr) {
-      victim = candidate;
+  for (Sequence* candidate : running) {
+    if (candidate->is_spent())
+      continue;
+    if (oldest == nullptr) {
+      oldest = candidate;
       continue;
     }
-    const bool is_spent = victim->num_retractions >= kMaxRetractions;
-    const bool candidate_is_spent = candidate->num_retractions >= kMaxRetractions;
-    if (is_spent != candidate_is_spent) {
-      victim = is_spent ? candidate : victim;
-    } else if (config.policy == SchedulePolicy::priority &&
-               candidate->request.priority < victim->request.priority) {
+    if (victim == nullptr || config.policy != SchedulePolicy::priority ||
+        candidate->request.priority <= victim->request.priority)
       victim = candidate;
-    }
   }
+  HADAL_CHECK(victim != nullptr, "scheduler: the oldest sequence does not fit in the pool");
   return *victim;
 }
 
@@ -107,13 +176,11 @@ void Scheduler::Impl::plan_decodes(BatchPlan& plan, StepBudget& budget) {
       continue;
     if (sequence->computed == static_cast<int32_t>(sequence->pages.size()) * kPageTokens) {
       sequence->pages.push_back(take_page());
-      SlotUpdate update;
-      update.slot = sequence->slot;
-      update.append_pages.push_back(sequence->pages.back());
-      plan.slot_updates.push_back(std::move(update));
+      add_update(sequence->slot, plan).append_pages.push_back(sequence->pages.back());
     }
     add_rows(*sequence, sequence->computed, sequence->computed + 1, plan);
     --budget.step_tokens;
+    ++budget.work.num_decodes;
   }
   HADAL_CHECK(budget.step_tokens >= 0, "scheduler: more decodes than max_step_tokens");
 }
@@ -130,7 +197,7 @@ void Scheduler::Impl::plan_chunk(Sequence& sequence, BatchPlan& plan, StepBudget
   budget.prefill_tokens -= end - begin;
   if (scores)
     budget.scoring_logits -= end - begin;
-  budget.has_prefill = true;
+  budget.work.add_chunk(begin, end);
 }
 
 /// Where a chunk that starts after `computed` tokens ends; `computed` when there is no room for it.
@@ -139,11 +206,15 @@ int32_t Scheduler::Impl::chunk_end(const Sequence& sequence,
                                    const StepBudget& budget) const {
   const int32_t remaining = sequence.num_known() - computed;
   int32_t room = std::min(budget.step_tokens, budget.prefill_tokens);
-  if (config.chunked_prefill_tokens > 0) {
-    room = std::min(room, config.chunked_prefill_tokens);
-  } else if (remaining > room) {
+  if (config.chunked_prefill_tokens <= 0) {
     // Unchunked prompts wait for a step of their own, which max_prefill_tokens does not bound.
-    room = budget.has_prefill ? 0 : budget.step_tokens;
+    if (remaining > room)
+      room = budget.work.prefill_tokens > 0 ? 0 : budget.step_tokens;
+  } else if (budget.target_seconds > 0.0) {
+    const double left = budget.target_seconds - step_time.prefill_seconds(budget.work);
+    const int32_t in_time = step_time.tokens_within(std::max(0.0, left), computed);
+    const int32_t least = std::max(0, kMinPrefill - budget.work.prefill_tokens);
+    room = std::min(room, in_time < std::min(kMinChunk, remaining) ? least : in_time);
   }
   if (sequence.scores_prompt()) {
     room = std::min(room, budget.scoring_logits);
@@ -214,6 +285,11 @@ void Scheduler::Impl::place(Sequence& sequence, const PrefixMatch& match, BatchP
   if (match.tail != kNoPage)
     plan.page_copies.push_back(
         {match.tail, sequence.pages[static_cast<size_t>(match.num_pages)], match.num_tail_tokens});
+  // Room for what comes, so that decode does not allocate; longer answers grow it rarely.
+  const int32_t expected =
+      sequence.num_known() + std::min(sequence.num_remaining(), kReservedTokens);
+  sequence.tokens.reserve(static_cast<size_t>(expected));
+  sequence.pages.reserve(static_cast<size_t>(pages_for(expected)));
   sequence.computed = match.num_tokens();
   sequence.retired = match.num_pages * kPageTokens;
   sequence.publishes = config.enable_radix_cache;
@@ -221,19 +297,16 @@ void Scheduler::Impl::place(Sequence& sequence, const PrefixMatch& match, BatchP
   free_slots.pop_back();
   slots[static_cast<size_t>(sequence.slot)] = &sequence;
 
-  SlotUpdate update;
-  update.slot = sequence.slot;
+  SlotUpdate& update = add_update(sequence.slot, plan);
   update.reset.emplace();
   update.reset->sampling = sequence.request.sampling;
   if (wants_history(sequence.request.sampling))
     update.reset->history = sequence.tokens;
   update.reset->num_prompt_tokens = sequence.num_prompt;
-  update.append_pages = sequence.pages;
-  plan.slot_updates.push_back(std::move(update));
+  update.append_pages.assign(sequence.pages.begin(), sequence.pages.end());
 
+  dequeue(sequence);
   sequence.state = SequenceState::running;
-  waiting.erase(sequence.id);
-  num_waiting_tokens -= sequence.num_prompt;
   const auto younger = std::find_if(running.begin(), running.end(), [&](const Sequence* other) {
     return other->id > sequence.id;
   });
@@ -244,7 +317,19 @@ void Scheduler::Impl::place(Sequence& sequence, const PrefixMatch& match, BatchP
     sequence.num_cached_tokens = match.num_tokens();
     num_cached_tokens += match.num_tokens();
     num_prompt_tokens += sequence.num_prompt;
+    shares.charge(sequence.share,
+                  FairShares::kInputCost * (sequence.num_prompt - match.num_tokens()));
   }
+}
+
+SlotUpdate& Scheduler::Impl::add_update(SlotId slot, BatchPlan& plan) {
+  SlotUpdate& update = plan.slot_updates.emplace_back();
+  update.slot = slot;
+  if (!spare_page_lists.empty()) {
+    update.append_pages = std::move(spare_page_lists.back());
+    spare_page_lists.pop_back();
+  }
+  return update;
 }
 
 }  // namespace hadal

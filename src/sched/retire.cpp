@@ -12,11 +12,13 @@
 
 namespace hadal {
 
-void Scheduler::Impl::commit(const StepResult& result) {
+void Scheduler::Impl::commit(const StepResult& result, double step_seconds) {
   HADAL_CHECK(!in_flight.empty(), "scheduler: commit without a step in flight");
   PlannedStep step = std::move(in_flight.front());
-  in_flight.pop_front();
+  in_flight.erase(in_flight.begin());
   HADAL_CHECK(step.step_id == result.step_id, "scheduler: results out of order");
+  if (step_seconds > 0.0)
+    step_time.observe(step.work, step_seconds);
   retired_step_id = step.step_id;
   for (Lease& lease : step.copy_sources)
     cache.release(lease);
@@ -40,6 +42,9 @@ void Scheduler::Impl::commit(const StepResult& result) {
     else if (!is_in_flight(*sequence))
       release(*sequence);
   }
+  step.rows.clear();
+  step.copy_sources.clear();
+  spare_steps.push_back(std::move(step));
 }
 
 void Scheduler::Impl::commit_row(const PlannedStep::Row& row, const RowResult* result) {
@@ -85,6 +90,7 @@ void Scheduler::Impl::append_token(Sequence& sequence, const RowResult& result) 
               "scheduler: sampled token " + std::to_string(result.token));
   const GenerateRequest& request = sequence.request;
   sequence.tokens.push_back(result.token);
+  shares.charge(sequence.share, FairShares::kOutputCost);
   TokenEvent event = make_event(sequence);
   event.token = result.token;
   if (request.sampling.num_top_logprobs >= 0) {
@@ -107,11 +113,12 @@ void Scheduler::Impl::finish(Sequence& sequence, TokenEvent event, FinishReason 
   event.finish = reason;
   events.push_back(std::move(event));
   if (sequence.state == SequenceState::waiting) {
-    waiting.erase(sequence.id);
-    num_waiting_tokens -= sequence.num_prompt;
+    dequeue(sequence);
   } else {
     running.erase(std::find(running.begin(), running.end(), &sequence));
   }
+  if (sequence.request.deadline != TimePoint::max())
+    deadlines.erase({sequence.request.deadline, sequence.id});
   sequence.state = SequenceState::retiring;  // the caller releases it when nothing is in flight
 }
 
@@ -182,10 +189,10 @@ void Scheduler::Impl::retract(Sequence& sequence) {
   sequence.match_version = 0;
   running.erase(std::find(running.begin(), running.end(), &sequence));
   sequence.state = SequenceState::waiting;
-  waiting.emplace(sequence.id, &sequence);
-  num_waiting_tokens += sequence.num_prompt;
   ++sequence.num_retractions;
   ++num_retractions;
+  max_retractions_of_one = std::max(max_retractions_of_one, sequence.num_retractions);
+  enqueue(sequence);
 }
 
 void Scheduler::Impl::release(Sequence& sequence) {
@@ -194,6 +201,7 @@ void Scheduler::Impl::release(Sequence& sequence) {
     slots[static_cast<size_t>(sequence.slot)] = nullptr;
     free_slots.push_back(sequence.slot);
   }
+  shares.close(sequence.share);
   sequences.erase(sequence.id);
 }
 

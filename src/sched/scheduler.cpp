@@ -55,6 +55,25 @@ Scheduler::Impl::~Impl() {
   }
 }
 
+void Scheduler::Impl::advance_to(TimePoint time) {
+  HADAL_CHECK(time >= now, "scheduler: time goes back");
+  now = time;
+  while (!deadlines.empty() && deadlines.begin()->first <= now) {
+    Sequence& late = *sequences.at(deadlines.begin()->second);
+    end_sequence(late, "the request's deadline has passed");
+  }
+}
+
+/// `error` empty = cancelled.
+void Scheduler::Impl::end_sequence(Sequence& sequence, const std::string& error) {
+  if (error.empty())
+    finish(sequence, make_event(sequence), FinishReason::cancelled);
+  else
+    fail(sequence, error);
+  if (!is_in_flight(sequence))
+    release(sequence);
+}
+
 bool Scheduler::Impl::is_in_flight(const Sequence& sequence) const {
   return sequence.last_step > retired_step_id;
 }
@@ -87,6 +106,9 @@ Status Scheduler::validate(const SchedulerConfig& config, const GenerateRequest&
       return invalid("prompt token " + std::to_string(token) + " is not in the vocabulary of " +
                      std::to_string(config.vocab_size));
   }
+  if (!(request.share_weight > 0.0))
+    return invalid("the weight of the share is " + std::to_string(request.share_weight) +
+                   ", expected a positive number");
   const int64_t num_tokens = static_cast<int64_t>(request.prompt.size()) + request.max_new_tokens;
   const std::string needs = "the prompt has " + std::to_string(request.prompt.size()) +
                             " tokens and up to " + std::to_string(request.max_new_tokens) +
@@ -108,9 +130,11 @@ void Scheduler::submit(RequestId id, GenerateRequest request) {
   sequence.tokens = std::move(request.prompt);
   sequence.num_prompt = sequence.num_known();
   sequence.request = std::move(request);
+  sequence.share = impl_->shares.open(sequence.request.share_key, sequence.request.share_weight);
   impl_->sequences.emplace(id, std::move(owned));
-  impl_->waiting.emplace(id, &sequence);
-  impl_->num_waiting_tokens += sequence.num_prompt;
+  impl_->enqueue(sequence);
+  if (sequence.request.deadline != TimePoint::max())
+    impl_->deadlines.emplace(sequence.request.deadline, id);
   impl_->admission_blocked_until = 0;
   if (sequence.request.max_new_tokens == 0 && !sequence.request.wants_prompt_logprobs) {
     // Nothing is asked of the model.
@@ -123,25 +147,30 @@ void Scheduler::cancel(RequestId id, std::string error) {
   const auto found = impl_->sequences.find(id);
   if (found == impl_->sequences.end() || found->second->state == SequenceState::retiring)
     return;
-  Sequence& sequence = *found->second;
-  if (error.empty())
-    impl_->finish(sequence, impl_->make_event(sequence), FinishReason::cancelled);
-  else
-    impl_->fail(sequence, error);
-  if (!impl_->is_in_flight(sequence))
-    impl_->release(sequence);
+  impl_->end_sequence(*found->second, error);
+}
+
+void Scheduler::advance_to(TimePoint now) {
+  impl_->advance_to(now);
 }
 
 std::optional<BatchPlan> Scheduler::plan_next() {
-  std::optional<BatchPlan> plan = impl_->plan_next();
-#if HADAL_DEBUG_CHECKS
-  impl_->check_counts();
-#endif
+  BatchPlan plan;
+  if (!plan_next(plan))
+    return std::nullopt;
   return plan;
 }
 
-void Scheduler::commit(const StepResult& result) {
-  impl_->commit(result);
+bool Scheduler::plan_next(BatchPlan& plan) {
+  const bool is_planned = impl_->plan_next(plan);
+#if HADAL_DEBUG_CHECKS
+  impl_->check_counts();
+#endif
+  return is_planned;
+}
+
+void Scheduler::commit(const StepResult& result, double step_seconds) {
+  impl_->commit(result, step_seconds);
 #if HADAL_DEBUG_CHECKS
   impl_->check_counts();
 #endif
@@ -196,6 +225,7 @@ SchedulerStats Scheduler::stats() const {
   stats.pages_cached = impl_->cache.num_cached();
   stats.pages_leased = stats.pages_total - stats.pages_free - stats.pages_cached;
   stats.num_retractions = impl_->num_retractions;
+  stats.max_retractions_of_one = impl_->max_retractions_of_one;
   stats.num_evicted_pages = impl_->cache.num_evicted();
   stats.num_cached_tokens = impl_->num_cached_tokens;
   stats.num_prompt_tokens = impl_->num_prompt_tokens;
@@ -250,6 +280,7 @@ void Scheduler::check_invariants() const {
                 "R1: refs are the leases through a page");
   }
   HADAL_CHECK(static_cast<int32_t>(s.running.size()) <= s.max_running, "S4: too many running");
+  HADAL_CHECK(s.max_retractions_of_one <= kMaxRetractions, "S9: a sequence retracted too often");
 }
 
 }  // namespace hadal

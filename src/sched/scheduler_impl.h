@@ -2,18 +2,22 @@
 // planner.cpp (plan_next), admission.cpp (who comes next), retire.cpp (commit and page return).
 #pragma once
 
-#include <deque>
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
+#include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <hadal/sched/scheduler.h>
 
+#include "fair_share.h"
 #include "page_allocator.h"
 #include "radix_cache.h"
 #include "sequence.h"
+#include "step_time.h"
 
 namespace hadal {
 
@@ -30,14 +34,25 @@ struct PlannedStep {
   uint64_t step_id = 0;
   std::vector<Row> rows;
   std::vector<Lease> copy_sources;
+  StepWork work;
 };
 
 /// What is left of a step's limits while its plan is made.
 struct StepBudget {
-  int32_t prefill_tokens = 0;  ///< of max_prefill_tokens
-  int32_t step_tokens = 0;     ///< of max_step_tokens
-  int32_t scoring_logits = 0;  ///< of max_step_logits, what sampling rows can never need
-  bool has_prefill = false;
+  int32_t prefill_tokens = 0;        ///< of max_prefill_tokens and chunked_prefill_tokens
+  int32_t step_tokens = 0;           ///< of max_step_tokens
+  int32_t scoring_logits = 0;        ///< of max_step_logits, what sampling rows can never need
+  int32_t whole_prefill_tokens = 0;  ///< prefill_tokens at the start
+  double target_seconds = 0.0;       ///< for all prefill of the step; 0 = no target
+  StepWork work;                     ///< so far
+};
+
+/// Waiting sequences of one share while the next to admit are chosen.
+struct ShareGroup {
+  ShareId share = -1;
+  double served = 0.0;  ///< with what is chosen so far
+  size_t next = 0;
+  size_t end = 0;
 };
 
 double initial_reserve_ratio(double conservativeness);
@@ -47,7 +62,11 @@ struct Scheduler::Impl {
   ~Impl();
 
   // planner.cpp
-  std::optional<BatchPlan> plan_next();
+  bool plan_next(BatchPlan& plan);
+  void recycle(BatchPlan& plan);
+  StepBudget make_budget() const;
+  void plan_prefills(BatchPlan& plan, StepBudget& budget);
+  SlotUpdate& add_update(SlotId slot, BatchPlan& plan);
   int32_t count_decode_pages() const;
   void make_room_for_decodes();
   Sequence& choose_victim() const;
@@ -60,7 +79,15 @@ struct Scheduler::Impl {
 
   // admission.cpp
   void admit(BatchPlan& plan, StepBudget& budget);
-  std::vector<Sequence*> admission_order();
+  const std::vector<Sequence*>& admission_order();
+  void select_group(ShareId share, size_t quota);
+  void sort_by_policy(size_t begin, size_t end);
+  void refresh_matches(std::span<Sequence* const> order);
+  void merge_groups();
+  void enqueue(Sequence& sequence);
+  void dequeue(Sequence& sequence);
+  double least_waiting_served() const;
+  bool keeps_guarantee(const Sequence& sequence) const;
   void refresh_match(Sequence& sequence);
   bool reads_cache(const Sequence& sequence) const;
   bool waits_for_prefix(const Sequence& sequence) const;
@@ -69,7 +96,7 @@ struct Scheduler::Impl {
   void place(Sequence& sequence, const PrefixMatch& match, BatchPlan& plan);
 
   // retire.cpp
-  void commit(const StepResult& result);
+  void commit(const StepResult& result, double step_seconds);
   void commit_row(const PlannedStep::Row& row, const RowResult* result);
   void append_token(Sequence& sequence, const RowResult& result);
   void publish(Sequence& sequence);
@@ -81,6 +108,8 @@ struct Scheduler::Impl {
   TokenEvent make_event(Sequence& sequence);
 
   // scheduler.cpp
+  void advance_to(TimePoint time);
+  void end_sequence(Sequence& sequence, const std::string& error);
   bool is_in_flight(const Sequence& sequence) const;
 
   /// Free pages and those that eviction can free.
@@ -95,9 +124,24 @@ struct Scheduler::Impl {
   std::map<RequestId, std::unique_ptr<Sequence>> sequences;
   std::vector<Sequence*> running;          ///< by age, oldest first
   std::map<RequestId, Sequence*> waiting;  ///< by age
-  std::vector<Sequence*> slots;            ///< by SlotId; null = free
+  /// The waiting ones again: retracted ones, and the others by share. `queued_shares` have any.
+  std::map<RequestId, Sequence*> retracted;
+  std::vector<std::map<RequestId, Sequence*>> share_queues;
+  std::set<ShareId> queued_shares;
+  FairShares shares;
+  std::set<std::pair<TimePoint, RequestId>> deadlines;
+  TimePoint now{};
+  StepTimeModel step_time;
+  std::vector<Sequence*> slots;  ///< by SlotId; null = free
   std::vector<SlotId> free_slots;
-  std::deque<PlannedStep> in_flight;
+  std::vector<PlannedStep> in_flight;  ///< oldest first
+  // Memory of earlier steps, used again.
+  std::vector<PlannedStep> spare_steps;
+  std::vector<std::vector<PageId>> spare_page_lists;
+  std::vector<Sequence*> candidates;
+  std::vector<Sequence*> ordered;
+  std::vector<ShareGroup> groups;
+  size_t next_refresh = 0;  ///< of the candidates, whose match is brought up to date first
   std::vector<TokenEvent> events;
   std::vector<RequestId> admitted;
   uint64_t next_step_id = 1;
@@ -109,6 +153,7 @@ struct Scheduler::Impl {
   uint64_t admission_blocked_until = 0;
   int64_t num_waiting_tokens = 0;
   int64_t num_retractions = 0;
+  int32_t max_retractions_of_one = 0;
   int64_t num_cached_tokens = 0;
   int64_t num_prompt_tokens = 0;
 };

@@ -11,6 +11,7 @@
 #include <hadal/plan/batch_plan.h>
 #include <hadal/sched/request.h>
 
+#include "fair_share.h"
 #include "radix_cache.h"
 
 namespace hadal {
@@ -20,6 +21,8 @@ enum class SequenceState : uint8_t {
   running,
   retiring,  ///< has ended; holds slot and pages until its last step retires
 };
+
+inline constexpr int32_t kMaxRetractions = 2;
 
 struct Sequence {
   RequestId id = 0;
@@ -36,9 +39,10 @@ struct Sequence {
   int32_t num_pending_samples = 0;  ///< tokens that steps in flight sample
   uint64_t last_step = 0;           ///< newest step with a row of this sequence
   bool publishes = false;           ///< whole prompt pages enter the cache as they retire
+  ShareId share = -1;
 
   int32_t num_retractions = 0;
-  int32_t num_overtaken = 0;      ///< younger sequences admitted before this one
+  int32_t num_overtaken = 0;      ///< younger sequences of its share admitted before this one
   int32_t num_cached_tokens = 0;  ///< at the first admission
   bool was_admitted = false;
   bool has_sent_event = false;
@@ -50,6 +54,11 @@ struct Sequence {
   uint64_t match_version = 0;
 
   int32_t num_known() const { return static_cast<int32_t>(tokens.size()); }
+
+  int32_t num_remaining() const { return request.max_new_tokens - num_generated(); }
+
+  /// Pages that it may come to hold.
+  int32_t num_pages_max() const;
 
   int32_t num_generated() const { return num_known() - num_prompt; }
 
@@ -65,11 +74,18 @@ struct Sequence {
             num_generated() + num_pending_samples < request.max_new_tokens);
   }
 
+  /// Retracted so often that it must not be retracted again.
+  bool is_spent() const { return num_retractions >= kMaxRetractions; }
+
   bool scores_prompt() const { return request.wants_prompt_logprobs && !has_sent_event; }
 };
 
 inline int32_t pages_for(int32_t num_tokens) {
   return (num_tokens + kPageTokens - 1) / kPageTokens;
+}
+
+inline int32_t Sequence::num_pages_max() const {
+  return pages_for(num_prompt + request.max_new_tokens);
 }
 
 }  // namespace hadal

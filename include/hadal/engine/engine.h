@@ -23,8 +23,11 @@ struct EngineConfig {
   int32_t max_queued_requests = 1024;
   int64_t max_queued_tokens = 4'000'000;
   int32_t chunked_prefill_tokens =
-      2048;  ///< largest prefill chunk of one sequence; <= 0 = whole prompt
-  int32_t max_prefill_tokens = 16384;  ///< prefill tokens of one step, all sequences
+      2048;  ///< prefill tokens of one step, all sequences; <= 0 = prompts run whole
+  int32_t max_prefill_tokens = 16384;  ///< the same, and for prompts that run whole
+  double target_step_ms = 0.0;         ///< of steps that decode; 0 = by max_decode_stretch
+  double max_decode_stretch = 1.8;  ///< prefill may stretch a decode step to this multiple; 0 = any
+  double request_timeout_s = 0.0;   ///< from submission to the last token; 0 = none
   SchedulePolicy policy = SchedulePolicy::lpm;
   bool enable_radix_cache = true;
   uint64_t policy_seed = 0;

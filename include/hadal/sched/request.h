@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include <hadal/base/clock.h>
 #include <hadal/plan/batch_plan.h>
 
 namespace hadal {
@@ -29,6 +30,9 @@ struct GenerateRequest {
   bool wants_prompt_logprobs = false;
   int32_t priority = 0;         ///< larger is more urgent, policy `priority` only
   std::string cache_namespace;  ///< prefixes are shared only inside one namespace
+  std::string share_key;        ///< whose share of the machine it uses: a tenant, an API key
+  double share_weight = 1.0;    ///< of that key, positive: 2 may use twice as much as 1
+  TimePoint deadline = TimePoint::max();  ///< then it ends with finish = error
 };
 
 struct TokenEvent {

@@ -1,8 +1,9 @@
 // The scheduler: decides what each step computes, for which sequences and on which pages.
 //
 // plan_next() and commit() alternate; up to SchedulerConfig::max_steps_in_flight plans may be out
-// before the first is committed. It reads no clock, no randomness but its seed, and no model: the
-// same calls give the same plans, so that every failure replays.
+// before the first is committed. It reads no clock (the caller tells the time and how long steps
+// took), no randomness but its seed, and no model: the same calls give the same plans, so that
+// every failure replays.
 #pragma once
 
 #include <cstdint>
@@ -11,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include <hadal/base/clock.h>
 #include <hadal/base/result.h>
 #include <hadal/plan/batch_plan.h>
 #include <hadal/sched/request.h>
@@ -26,8 +28,14 @@ struct SchedulerConfig {
   int32_t vocab_size = 0;
   int32_t max_steps_in_flight = 1;
   int32_t max_running_requests = 256;
-  int32_t chunked_prefill_tokens = 2048;  ///< of one sequence; <= 0 = the whole prompt if it fits
-  int32_t max_prefill_tokens = 16384;     ///< of one step
+  int32_t chunked_prefill_tokens = 2048;  ///< prefill of one step; <= 0 = prompts run whole
+  int32_t max_prefill_tokens = 16384;  ///< prefill of one step; a whole prompt alone may exceed it
+  /// Steps that decode carry only as much prefill as lets them end within this time; 0 = by
+  /// max_decode_stretch.
+  double target_step_ms = 0.0;
+  /// Prefill may stretch a step that decodes to this multiple of its time without prefill; 0 = any.
+  /// Both need step times, see commit().
+  double max_decode_stretch = 1.8;
   SchedulePolicy policy = SchedulePolicy::lpm;
   bool enable_radix_cache = true;
   uint64_t policy_seed = 0;
@@ -43,6 +51,7 @@ struct SchedulerStats {
   int32_t pages_cached = 0;
   int32_t pages_leased = 0;
   int64_t num_retractions = 0;
+  int32_t max_retractions_of_one = 0;  ///< at most 2
   int64_t num_evicted_pages = 0;
   int64_t num_cached_tokens = 0;  ///< prompt tokens served from the cache, all sequences so far
   int64_t num_prompt_tokens = 0;  ///< prompt tokens of all sequences admitted so far
@@ -66,11 +75,19 @@ class Scheduler {
   /// free when the last submitted step with it retires. Unknown and finished ids are ignored.
   void cancel(RequestId id, std::string error = {});
 
+  /// The time for all that follows; never goes back. Sequences whose deadline has come end now, as
+  /// if by cancel(), with finish = error.
+  void advance_to(TimePoint now);
+
   /// The next step, or nothing when there is no work or the step in flight must retire first; then
   /// nothing has changed.
   std::optional<BatchPlan> plan_next();
-  /// Takes the result of the oldest plan that is out.
-  void commit(const StepResult& result);
+  /// The same into `plan`, whose memory is reused: in steady decode nothing is allocated. False =
+  /// nothing; `plan` is then empty.
+  bool plan_next(BatchPlan& plan);
+  /// Takes the result of the oldest plan that is out. `step_seconds` is how long the device worked
+  /// on it alone, 0 = unknown; prefill budgets are learned from it.
+  void commit(const StepResult& result, double step_seconds = 0.0);
   /// Forgets all plans that are out (the runner failed) and ends every sequence with `error`.
   void abandon(const std::string& error);
 

@@ -195,6 +195,14 @@ TEST_CASE("config: values are in range", "[app]") {
         "--admin-port: expected another port than --port");
 }
 
+TEST_CASE("config: a target step time replaces the stretch, and 0 takes both away", "[app]") {
+  const auto engine_of = [](Words words) { return configure(std::move(words)).value().engine; };
+  CHECK(engine_of({"--model", "m"}).max_decode_stretch == 1.8);
+  CHECK(engine_of({"--model", "m", "--target-step-time-ms", "40"}).target_step_ms == 40.0);
+  CHECK(engine_of({"--model", "m", "--target-step-time-ms", "0"}).max_decode_stretch == 0.0);
+  CHECK(engine_of({"--model", "m", "--request-timeout", "2.5"}).request_timeout_s == 2.5);
+}
+
 TEST_CASE("config: the command line wins over the file", "[app]") {
   auto file = parse_config_file(R"({"model_path": "f", "port": 1, "tp": 2})", "c", kServe);
   REQUIRE(file);

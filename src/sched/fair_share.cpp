@@ -1,0 +1,63 @@
+// See fair_share.h.
+#include "fair_share.h"
+
+#include <algorithm>
+#include <limits>
+
+#include <hadal/base/check.h>
+
+namespace hadal {
+namespace {
+
+constexpr size_t kMaxKnown = 4096;  ///< then idle shares are forgotten
+
+}  // namespace
+
+ShareId FairShares::open(std::string_view key, double weight) {
+  HADAL_CHECK(weight > 0.0, "fair share: a weight is positive");
+  auto found = index_.find(key);
+  if (found == index_.end()) {
+    if (index_.size() >= kMaxKnown)
+      forget_idle();
+    if (unused_.empty()) {
+      unused_.push_back(static_cast<ShareId>(shares_.size()));
+      shares_.emplace_back();
+    }
+    found = index_.emplace(std::string(key), unused_.back()).first;
+    at(unused_.back()) = Share{std::string(key), 0.0, weight, 0};
+    unused_.pop_back();
+  }
+  Share& share = at(found->second);
+  if (share.num_sequences == 0) {
+    double least = std::numeric_limits<double>::max();
+    for (const Share& other : shares_) {
+      if (other.num_sequences > 0)
+        least = std::min(least, other.served);
+    }
+    if (num_busy_ > 0)
+      share.served = std::max(share.served, least);
+    ++num_busy_;
+  }
+  share.weight = weight;
+  ++share.num_sequences;
+  return found->second;
+}
+
+void FairShares::close(ShareId share) {
+  HADAL_CHECK(at(share).num_sequences > 0, "fair share: closed more often than opened");
+  if (--at(share).num_sequences == 0)
+    --num_busy_;
+}
+
+void FairShares::forget_idle() {
+  for (auto entry = index_.begin(); entry != index_.end();) {
+    if (at(entry->second).num_sequences > 0) {
+      ++entry;
+      continue;
+    }
+    unused_.push_back(entry->second);
+    entry = index_.erase(entry);
+  }
+}
+
+}  // namespace hadal

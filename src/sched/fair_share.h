@@ -1,0 +1,59 @@
+// Who has been served how much: a counter of tokens a key (a tenant, an API key), weighed.
+//
+// The key with the smallest counter is served next. A key that was idle starts again no lower than
+// the smallest counter of the busy ones: idle time earns nothing, and a newcomer owes nothing
+// (virtual token counters, Sheng et al. 2024, "Fairness in Serving Large Language Models").
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include <hadal/sched/request.h>
+
+namespace hadal {
+
+using ShareId = int32_t;
+
+class FairShares {
+ public:
+  static constexpr double kInputCost = 1.0;   ///< a prompt token that was not cached
+  static constexpr double kOutputCost = 4.0;  ///< a generated token
+
+  /// The share of a key, for one sequence more. A weight of 2 may use twice as much as one of 1.
+  ShareId open(std::string_view key, double weight);
+  /// One sequence less. Idle shares are forgotten when there are many.
+  void close(ShareId share);
+
+  void charge(ShareId share, double cost) { at(share).served += cost / at(share).weight; }
+
+  double served(ShareId share) const { return shares_[static_cast<size_t>(share)].served; }
+
+  double weight(ShareId share) const { return shares_[static_cast<size_t>(share)].weight; }
+
+  /// Keys with sequences.
+  int32_t num_busy() const { return num_busy_; }
+
+  size_t num_known() const { return index_.size(); }
+
+ private:
+  struct Share {
+    std::string key;
+    double served = 0.0;
+    double weight = 1.0;
+    int32_t num_sequences = 0;
+  };
+
+  Share& at(ShareId share) { return shares_[static_cast<size_t>(share)]; }
+
+  void forget_idle();
+
+  std::vector<Share> shares_;
+  std::vector<ShareId> unused_;
+  std::map<std::string, ShareId, std::less<>> index_;
+  int32_t num_busy_ = 0;
+};
+
+}  // namespace hadal
