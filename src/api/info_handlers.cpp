@@ -45,7 +45,8 @@ HttpReply answer_livez(const ServerCore& core) {
 }
 
 HttpReply answer_startupz(const ServerCore& core) {
-  const bool has_started = core.model() != nullptr && !core.failure();
+  const bool has_started =
+      (core.model() != nullptr || core.state() == ServerState::ready) && !core.failure();
   return probe_reply(has_started, state_name(core));
 }
 

@@ -205,11 +205,13 @@ struct ApiServer::Impl {
   Impl(ApiConfig config, const MetricsRegistry& metrics)
       : core(std::move(config), metrics),
         admin(core, api::PortScope::admin, 1),
-        serving(core, api::PortScope::serving, core.config().io_threads) {}
+        serving(core, api::PortScope::serving, core.config().io_threads),
+        worker(core, api::PortScope::admin, 1) {}
 
   api::ServerCore core;
   api::Port admin;
   api::Port serving;
+  api::Port worker;  ///< the serving port of a node without an engine
   std::atomic<bool> has_drain{false};
   std::atomic<TimePoint::rep> drain_deadline{0};
 };
@@ -234,6 +236,13 @@ Status ApiServer::open(const ServedModel& model) {
   impl_->core.set_model(model);
   const ApiConfig& config = impl_->core.config();
   HADAL_RETURN_IF_ERROR(impl_->serving.open(config.host, config.port));
+  impl_->core.set_state(ServerState::ready);
+  return ok_status();
+}
+
+Status ApiServer::open_worker() {
+  const ApiConfig& config = impl_->core.config();
+  HADAL_RETURN_IF_ERROR(impl_->worker.open(config.host, config.port));
   impl_->core.set_state(ServerState::ready);
   return ok_status();
 }
@@ -267,6 +276,7 @@ void ApiServer::wait_drained() {
 
 void ApiServer::stop() {
   impl_->serving.stop();
+  impl_->worker.stop();
   impl_->admin.stop();
 }
 

@@ -255,6 +255,9 @@ int run_bench(const Config& config, const Environment& environment) {
   if (config.layout.num_nodes > 1) {
     return fail(kExitUsage, multi_node_error(config.layout));
   }
+  if (config.model.query.name.empty()) {
+    return fail(kExitUsage, Error{ErrorCode::invalid_argument, "--model-path is required"});
+  }
   if (config.runner.null_step_us) {
     return fail(kExitUsage, Error{ErrorCode::unsupported, "--runner null: bench measures a model"});
   }

@@ -23,6 +23,8 @@ constexpr CommandSpec kCommands[] = {
     {kGenerate, "generate", "Answer one prompt on standard output"},
     {kCheck, "check", "Validate model and configuration, print the memory plan, start nothing"},
     {kBench, "bench", "Measure the engine's throughput and print JSON"},
+    {kRank, "rank", "Run one rank of a node; `hadal serve` starts them itself"},
+    {kReplay, "replay", "Run a recorded plan stream again on one rank and compare the tokens"},
     {kDoctor,
      "doctor",
      "Find what is wrong with this node and its links, before any weight is read"},
@@ -134,6 +136,14 @@ Result<CommandLine> parse_flags(const CommandSpec& command,
   add_flags(app, command.bit, line.values);
   if (command.bit == kGenerate) {
     app.add_option("prompt", line.words, "the user's message")->required();
+  }
+  if (command.bit == kReplay) {
+    app.add_option("file", line.words, "what --record-plans wrote")->required()->expected(1);
+  }
+  if (command.bit == kBench) {
+    app.add_option("what", line.words, "plan: the fan-out to rank processes, without a model")
+        ->expected(0, 1)
+        ->check(CLI::IsMember({"plan"}));
   }
   std::vector<std::string> reversed = std::move(canonical).value();
   std::reverse(reversed.begin(), reversed.end());  // CLI11 takes them from the back

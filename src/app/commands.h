@@ -14,8 +14,22 @@ int run_generate(const Config& config, const Environment& environment, const std
 /// Validates the model directory, prints what `serve` would do and starts nothing.
 int run_check(const Config& config, const Environment& environment);
 
+class RankSeat;
+
 /// Serves until SIGTERM.
 int run_serve(const Config& config, const Environment& environment);
+
+/// The same in this process alone, or as rank 0 of a group.
+int serve_model(const Config& config, const Environment& environment, RankSeat* seat);
+
+/// Starts this node's ranks as processes and ends with the group.
+int run_supervisor(const Config& config, const Environment& environment);
+
+/// One rank of a node.
+int run_rank(const Config& config, const Environment& environment);
+
+/// Runs a recorded plan stream again.
+int run_replay(const Config& config, const Environment& environment, const std::string& file);
 
 /// Checks this node and, with the doctors of the other nodes, every link.
 int run_doctor(const Config& config, const Environment& environment);
@@ -25,5 +39,8 @@ void warn_of_node_failures(const Config& config, const Environment& environment)
 
 /// Measures the engine and prints one JSON document.
 int run_bench(const Config& config, const Environment& environment);
+
+/// Measures the fan-out of plans to rank processes.
+int run_bench_plan(const Config& config);
 
 }  // namespace hadal

@@ -216,6 +216,26 @@ void read_api(FlagReader& reader, Config& config) {
   reader.integer("stream-interval", 1, 1'000'000, api.stream_interval);
 }
 
+void read_rank(FlagReader& reader, Config& config) {
+  RankOptions& rank = config.rank;
+  reader.toggle("rank-processes", rank.uses_processes);
+  reader.text("group-secret-file", rank.secret_file);
+  reader.text("record-plans", rank.record_plans);
+  reader.integer("rank", 0, 4095, rank.rank);
+  reader.text("rank-board", rank.board);
+  std::vector<std::string> by_hand;
+  reader.list("ranks-by-hand", by_hand);
+  for (const std::string& text : by_hand) {
+    int32_t number = -1;
+    const char* end = text.data() + text.size();
+    const auto parsed = std::from_chars(text.data(), end, number);
+    if (parsed.ec != std::errc{} || parsed.ptr != end || number < 1) {
+      reader.fail("ranks-by-hand", "ranks of this node other than 0", text);
+    }
+    rank.ranks_by_hand.push_back(number);
+  }
+}
+
 void read_logging(FlagReader& reader, Config& config) {
   const std::initializer_list<std::pair<std::string_view, LogLevel>> levels = {
       {"debug", LogLevel::debug},
@@ -326,12 +346,14 @@ Result<Config> build_config(const FlagValues& values,
   read_model(reader, config);
   read_runner(reader, config);
   read_api(reader, config);
+  read_rank(reader, config);
   read_logging(reader, config);
   read_engine(reader, config);
   read_commands(reader, config);
   HADAL_RETURN_IF_ERROR(reader.status());
   HADAL_RETURN_IF_ERROR(read_layout(reader, environment, config));
-  if (config.model.query.name.empty() && !config.runner.null_step_us && command != kDoctor) {
+  if (config.model.query.name.empty() && !config.runner.null_step_us && command != kDoctor &&
+      command != kBench) {  // bench looks at what it is to measure
     return usage_error("--model-path is required (or --runner null:STEP_US)");
   }
   if (config.api.admin_port == config.api.port && config.api.port != 0 &&

@@ -56,6 +56,16 @@ struct RunnerOptions {
   int64_t kv_tokens_max = 0;      ///< 0 = from memory
 };
 
+/// Ranks as processes.
+struct RankOptions {
+  bool uses_processes = false;         ///< `--rank-processes`
+  std::filesystem::path secret_file;   ///< empty = the default, which may be absent
+  std::filesystem::path record_plans;  ///< empty = none
+  std::vector<int32_t> ranks_by_hand;
+  int32_t rank = -1;  ///< `hadal rank` only
+  std::string board;  ///< `hadal rank` only
+};
+
 struct GenerateOptions {
   int32_t max_new_tokens = 512;
   float temperature = 0;
@@ -73,6 +83,7 @@ struct Config {
   ModelOptions model;
   LayoutOptions layout;
   RunnerOptions runner;
+  RankOptions rank;
   ApiConfig api;
   EngineConfig engine;
   GenerateOptions generate;
@@ -89,7 +100,8 @@ struct Config {
 
 /// Builds and validates. `values` come from the command line, `file_values` from `--config`.
 /// invalid_argument (exit 64) for wrong values, unsupported (exit 64) for refused flags: every
-/// refused flag is in the message, one line each. Every command but doctor needs a model.
+/// refused flag is in the message, one line each. Every command but doctor and
+/// `bench plan` needs a model.
 Result<Config> build_config(const FlagValues& values,
                             const FlagValues& file_values,
                             const Environment& environment,

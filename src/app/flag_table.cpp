@@ -12,7 +12,7 @@ using G = FlagGroup;
 using H = FlagHandling;
 
 /// Commands that take the whole command line of a manifest.
-constexpr uint8_t kServeLike = kServe | kCheck | kDoctor;
+constexpr uint8_t kServeLike = kServe | kCheck | kDoctor | kRank;
 
 constexpr FlagSpec own(std::string_view name,
                        FlagKind kind,
@@ -126,6 +126,24 @@ constexpr FlagSpec kFlags[] = {
         "30",
         "seconds that SIGTERM waits for running streams",
         kServeLike),
+    own("rank-processes",
+        K::toggle,
+        "",
+        "ranks are processes on one node too; on several nodes they always are",
+        kServeLike),
+    own("group-secret-file",
+        K::path,
+        "/etc/hadal/group-secret",
+        "secret that the nodes share; needed when they do not meet on a loopback address",
+        kServeLike),
+    own("record-plans", K::path, "", "write every step's plan and tokens to this file", kServeLike),
+    own("ranks-by-hand",
+        K::list,
+        "",
+        "ranks of this node that `hadal rank` starts, under a debugger for instance",
+        kServe),
+    own("rank", K::integer, "", "the rank to be", kRank),
+    own("rank-board", K::path, "", "shared memory of the node, as its supervisor names it", kRank),
     own("prompt-special-tokens",
         K::text,
         "parse",
@@ -165,7 +183,7 @@ constexpr FlagSpec kFlags[] = {
              "1",
              "tensor-parallel ranks over all nodes",
              "tensor-parallel-size,tp"),
-    honoured("nnodes", K::integer, "1 or LWS_GROUP_SIZE", "number of nodes; serve runs on one"),
+    honoured("nnodes", K::integer, "1 or LWS_GROUP_SIZE", "number of nodes"),
     honoured("node-rank", K::integer, "0 or LWS_WORKER_INDEX", "this node's number"),
     honoured("dist-init-addr",
              K::text,
@@ -197,7 +215,7 @@ constexpr FlagSpec kFlags[] = {
     honoured("stream-interval", K::integer, "1", "tokens in one server-sent event"),
     refused(G::sglang_a, "stream-output", K::toggle, "the native /generate endpoint is not built"),
     honoured("random-seed", K::integer, "random", "seed of requests that bring none"),
-    honoured("watchdog-timeout", K::number, "300", "seconds of one step before exit 70"),
+    honoured("watchdog-timeout", K::number, "300", "most seconds that a step may ever take"),
     honoured("download-dir", K::path, "", "root of the HF cache to look --model-path up in"),
     honoured("revision", K::text, "main", "revision in the HF cache"),
     limited("base-gpu-id", K::integer, "0", "0", "there is no CUDA backend in this build"),

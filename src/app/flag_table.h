@@ -34,7 +34,9 @@ enum FlagCommands : uint8_t {
   kCheck = 4,
   kBench = 8,
   kDoctor = 16,
-  kAllCommands = kServe | kGenerate | kCheck | kBench | kDoctor
+  kRank = 32,
+  kReplay = 64,
+  kAllCommands = kServe | kGenerate | kCheck | kBench | kDoctor | kRank | kReplay
 };
 
 struct FlagSpec {

@@ -59,7 +59,12 @@ int run(const std::vector<std::string>& arguments) {
     case kCheck:
       return run_check(config.value(), environment);
     case kBench:
-      return run_bench(config.value(), environment);
+      return line.value().words.empty() ? run_bench(config.value(), environment)
+                                        : run_bench_plan(config.value());
+    case kRank:
+      return run_rank(config.value(), environment);
+    case kReplay:
+      return run_replay(config.value(), environment, line.value().words.front());
     case kDoctor:
       return run_doctor(config.value(), environment);
     case kAllCommands:

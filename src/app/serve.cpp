@@ -9,6 +9,7 @@
 #include <thread>
 
 #include <hadal/api/server.h>
+#include <hadal/cluster/plan_log.h>
 #include <hadal/metrics/metrics.h>
 
 #include "assembly.h"
@@ -16,6 +17,8 @@
 #include "cli.h"
 #include "commands.h"
 #include "exit_code.h"
+#include "group_setup.h"
+#include "rank_seat.h"
 #include "server_args.h"
 #include "step_log.h"
 #include "waiting_sink.h"
@@ -29,6 +32,7 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr auto kPollInterval = 200ms;
+constexpr auto kGroupPollInterval = 20ms;
 constexpr double kFailureDrainSeconds = 2;
 constexpr int kWarmUpTokens = 4;
 
@@ -171,6 +175,18 @@ Status warm_up(Engine& engine, const Tokenizer& tokenizer) {
   }
 }
 
+Result<std::unique_ptr<Runner>> make_served_runner(const Config& config,
+                                                   const Parts& parts,
+                                                   RankSeat* seat) {
+  const int32_t vocab_size = parts.text.tokenizer.vocab_size();
+  auto runner = seat == nullptr ? make_runner(config, parts.model_dir, vocab_size)
+                                : seat->make_runner(config, parts.model_dir, vocab_size);
+  if (!runner || config.rank.record_plans.empty()) {
+    return runner;
+  }
+  return make_recording_runner(std::move(runner).value(), config.rank.record_plans);
+}
+
 void print_ready(const Config& config, const ApiServer& server) {
   const std::string host = config.api.host == "0.0.0.0" ? "127.0.0.1" : config.api.host;
   const std::string url = "http://" + host + ":" + std::to_string(server.port());
@@ -199,17 +215,32 @@ void drain(ApiServer& server, double grace_s) {
   }
 }
 
+/// The group's supervisors are ending every process; the clients are told why before that.
+[[noreturn]] void end_with_group(ApiServer& server, const GroupEnd& end) {
+  server.set_failed(end.text);
+  server.request_drain(system_clock().now());
+  server.wait_drained();
+  std::_Exit(group_exit_code(end.reason));  // the engine may hang in a collective
+}
+
 /// Runs until a signal, a failed engine or a hung step; the exit code.
-int watch(const Config& config, ApiServer& server, Engine& engine, StepLog& step_log) {
+int watch(
+    const Config& config, ApiServer& server, Engine& engine, StepLog& step_log, RankSeat* seat) {
   Watchdog watchdog(config.watchdog_timeout_s);
   while (true) {
-    if (wait_for_signal(kPollInterval)) {
+    if (seat != nullptr && seat->board().end_reason() != EndReason::none) {
+      end_with_group(server, seat->board().end());
+    }
+    if (wait_for_signal(seat != nullptr ? kGroupPollInterval : kPollInterval)) {
       log_info("Draining for at most " + seconds_text(config.shutdown_grace_s));
       drain(server, config.shutdown_grace_s);
       return kExitOk;
     }
     const EngineStats stats = engine.stats();
     if (const auto error = engine.fatal_error()) {
+      if (seat != nullptr && seat->board().end_reason() != EndReason::none) {
+        continue;
+      }
       log_error("The engine failed: " + *error);
       server.set_failed(*error);
       drain(server, kFailureDrainSeconds);
@@ -245,9 +276,11 @@ int fail(int code, const Error& error) {
 }  // namespace
 
 int run_serve(const Config& config, const Environment& environment) {
-  if (config.layout.num_nodes > 1) {
-    return fail(kExitUsage, multi_node_error(config.layout));
-  }
+  return has_rank_processes(config) ? run_supervisor(config, environment)
+                                    : serve_model(config, environment, nullptr);
+}
+
+int serve_model(const Config& config, const Environment& environment, RankSeat* seat) {
   const sigset_t signals = ending_signals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   std::signal(SIGPIPE, SIG_IGN);
@@ -267,10 +300,12 @@ int run_serve(const Config& config, const Environment& environment) {
   if (!parts) {
     return fail(model_exit_code(parts.error()), parts.error());
   }
-  auto runner =
-      make_runner(config, parts.value().model_dir, parts.value().text.tokenizer.vocab_size());
+  auto runner = make_served_runner(config, parts.value(), seat);
   if (!runner) {
     return fail(model_exit_code(runner.error()), runner.error());
+  }
+  if (Status ready = seat == nullptr ? ok_status() : seat->wait_all_ready(); !ready) {
+    return fail(group_exit_code(seat->board().end_reason()), ready.error());
   }
   StepLog step_log(config.decode_log_interval);
   Engine engine(
@@ -284,9 +319,15 @@ int run_serve(const Config& config, const Environment& environment) {
     return fail(kExitRetry, opened.error());
   }
   print_ready(config, server);
-  const int code = watch(config, server, engine, step_log);
+  if (seat != nullptr) {
+    seat->begin_serving();
+  }
+  const int code = watch(config, server, engine, step_log, seat);
   engine.drain_and_stop(system_clock().now());
   server.stop();
+  if (seat != nullptr) {
+    seat->forget_runner();
+  }
   log_info("Stopped");
   return code;
 }

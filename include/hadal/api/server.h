@@ -101,6 +101,9 @@ class ApiServer {
   Status start();
   /// Opens the serving port for `model`; the state is ready. At most once, after start().
   Status open(const ServedModel& model);
+  /// Opens the serving port of a node that has no engine, with the probes and /metrics alone (as
+  /// SGLang's workers answer /health); the state is ready. At most once, instead of open().
+  Status open_worker();
   /// The state is failed from now on; /livez answers `why`.
   void set_failed(const std::string& why);
 
