@@ -28,6 +28,7 @@ constexpr CommandSpec kCommands[] = {
     {kDoctor,
      "doctor",
      "Find what is wrong with this node and its links, before any weight is read"},
+    {kSimulate, "simulate", "Replay a trace or a workload on the scheduler and a modelled device"},
 };
 
 const char* group_title(FlagGroup group) {
@@ -141,9 +142,18 @@ Result<CommandLine> parse_flags(const CommandSpec& command,
     app.add_option("file", line.words, "what --record-plans wrote")->required()->expected(1);
   }
   if (command.bit == kBench) {
-    app.add_option("what", line.words, "plan: the fan-out to rank processes, without a model")
+    app.add_option(
+           "what",
+           line.words,
+           "engine (the default); sched: the scheduler simulated; plan: the fan-out to rank "
+           "processes, without a model")
         ->expected(0, 1)
-        ->check(CLI::IsMember({"plan"}));
+        ->check(CLI::IsMember({"engine", "sched", "plan"}));
+  }
+  if (command.bit == kSimulate) {
+    app.add_option("trace", line.words, "a file of JSON lines, or the name of a workload")
+        ->required()
+        ->expected(1);
   }
   std::vector<std::string> reversed = std::move(canonical).value();
   std::reverse(reversed.begin(), reversed.end());  // CLI11 takes them from the back

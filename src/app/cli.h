@@ -15,7 +15,7 @@ namespace hadal {
 struct CommandLine {
   FlagCommands command = kServe;
   FlagValues values;
-  std::vector<std::string> words;  ///< generate: the prompt
+  std::vector<std::string> words;  ///< generate: the prompt; bench: the suite; simulate: the trace
   /// Text to print and leave with exit code 0 (`--help`, `--version`).
   std::optional<std::string> immediate_output;
 };

@@ -43,4 +43,10 @@ int run_bench(const Config& config, const Environment& environment);
 /// Measures the fan-out of plans to rank processes.
 int run_bench_plan(const Config& config);
 
+/// Measures the scheduler on seeded workloads and a modelled device, and prints one JSON document.
+int run_bench_sched(const Config& config);
+
+/// Replays `trace`, a file or the name of a workload, and prints what it would have met.
+int run_simulate(const Config& config, const std::string& trace);
+
 }  // namespace hadal

@@ -297,6 +297,21 @@ void read_commands(FlagReader& reader, Config& config) {
   reader.number("bench-seconds", 0.1, 3600, config.bench.seconds);
 }
 
+void read_simulate(FlagReader& reader, Config& config) {
+  SimulateOptions& simulate = config.simulate;
+  reader.number("duration", 1, 1e6, simulate.duration_s);
+  reader.number("request-rate", 1e-6, 1e6, simulate.requests_per_s);
+  reader.number("length-scale", 1e-4, 100, simulate.length_scale);
+  reader.number("host-step-us", 0, 1e6, simulate.host_step_us);
+  reader.number("slo-ttft-ms", 0.001, 1e9, simulate.slo_ttft_ms);
+  reader.number("slo-tpot-ms", 0.001, 1e9, simulate.slo_tpot_ms);
+  reader.text("step-table", simulate.step_table);
+  reader.text("output", simulate.output);
+  reader.text("plot", simulate.plot);
+  reader.text("write-trace", simulate.trace_output);
+  reader.text("write-requests", simulate.requests_output);
+}
+
 Status read_layout(FlagReader& reader, const Environment& environment, Config& config) {
   LayoutFlags flags;
   reader.integer("tp-size", 1, 4096, flags.tp_size);
@@ -350,10 +365,11 @@ Result<Config> build_config(const FlagValues& values,
   read_logging(reader, config);
   read_engine(reader, config);
   read_commands(reader, config);
+  read_simulate(reader, config);
   HADAL_RETURN_IF_ERROR(reader.status());
   HADAL_RETURN_IF_ERROR(read_layout(reader, environment, config));
   if (config.model.query.name.empty() && !config.runner.null_step_us && command != kDoctor &&
-      command != kBench) {  // bench looks at what it is to measure
+      command != kBench && command != kSimulate) {  // bench looks at what it is to measure
     return usage_error("--model-path is required (or --runner null:STEP_US)");
   }
   if (config.api.admin_port == config.api.port && config.api.port != 0 &&

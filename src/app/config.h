@@ -79,6 +79,20 @@ struct BenchOptions {
   double seconds = 3;
 };
 
+struct SimulateOptions {
+  double duration_s = 600;
+  double requests_per_s = 0;  ///< 0 = the workload's own
+  double length_scale = 1;
+  double host_step_us = 100;
+  double slo_ttft_ms = 2000;
+  double slo_tpot_ms = 100;
+  std::filesystem::path step_table;  ///< empty = R1 on 16 H200
+  std::filesystem::path output;
+  std::filesystem::path plot;
+  std::filesystem::path trace_output;
+  std::filesystem::path requests_output;
+};
+
 struct Config {
   ModelOptions model;
   LayoutOptions layout;
@@ -88,6 +102,7 @@ struct Config {
   EngineConfig engine;
   GenerateOptions generate;
   BenchOptions bench;
+  SimulateOptions simulate;
   LogLevel log_level = LogLevel::info;
   std::optional<uint64_t> random_seed;
   double watchdog_timeout_s = 300;
@@ -100,8 +115,8 @@ struct Config {
 
 /// Builds and validates. `values` come from the command line, `file_values` from `--config`.
 /// invalid_argument (exit 64) for wrong values, unsupported (exit 64) for refused flags: every
-/// refused flag is in the message, one line each. Every command but doctor and
-/// `bench plan` needs a model.
+/// refused flag is in the message, one line each. Every command but doctor, simulate, `bench plan`
+/// and `bench sched` needs a model.
 Result<Config> build_config(const FlagValues& values,
                             const FlagValues& file_values,
                             const Environment& environment,

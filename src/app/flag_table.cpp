@@ -84,6 +84,12 @@ constexpr FlagSpec later(FlagSpec spec) {
   return spec;
 }
 
+/// Also read by `simulate`.
+constexpr FlagSpec simulated(FlagSpec spec) {
+  spec.commands |= kSimulate;
+  return spec;
+}
+
 constexpr std::string_view kNoSpeculation = "speculative decoding is not built";
 constexpr std::string_view kNoLora = "adapters change every answer, and hadal loads none";
 constexpr std::string_view kNoSparsity = "hadal has no double-sparsity attention";
@@ -93,7 +99,7 @@ constexpr std::string_view kNoPipeline = "pipeline parallelism is not built";
 
 constexpr FlagSpec kFlags[] = {
     // hadal's own
-    own("config", K::path, "", "JSON file of flags; the command line wins over it"),
+    simulated(own("config", K::path, "", "JSON file of flags; the command line wins over it")),
     own("runner", K::text, "model", "model, or null:STEP_US: the whole server without a model"),
     own("cpu-mode",
         K::text,
@@ -167,6 +173,17 @@ constexpr FlagSpec kFlags[] = {
     own("raw", K::toggle, "", "the prompt is raw text: no chat template", kGenerate),
     own("bench-output", K::path, "", "also write the JSON report to this file", kBench),
     own("bench-seconds", K::number, "3", "time of each measurement", kBench),
+    own("duration", K::number, "600", "seconds of arrivals of a workload", kSimulate),
+    own("request-rate", K::number, "the workload's", "conversations per second", kSimulate),
+    own("length-scale", K::number, "1", "multiplies every length of a workload", kSimulate),
+    own("step-table", K::path, "R1 on 16 H200", "JSON of measured step times", kSimulate),
+    own("host-step-us", K::number, "100", "time to plan and commit one step", kSimulate),
+    own("slo-ttft-ms", K::number, "2000", "goodput counts requests within it", kSimulate),
+    own("slo-tpot-ms", K::number, "100", "goodput counts requests within it", kSimulate),
+    own("output", K::path, "", "also write the JSON report to this file", kSimulate),
+    own("plot", K::path, "", "write an SVG plot to this file", kSimulate),
+    own("write-trace", K::path, "", "write the trace that was simulated as JSON lines", kSimulate),
+    own("write-requests", K::path, "", "write each request's times as JSON lines", kSimulate),
 
     // SGLang, list A
     honoured("model-path",
@@ -191,40 +208,42 @@ constexpr FlagSpec kFlags[] = {
              "host:port of node 0",
              "nccl-init-addr"),
     implied("trust-remote-code", K::toggle, "hadal never runs code from a checkpoint"),
-    honoured("context-length", K::integer, "config.json", "most tokens of prompt plus answer"),
+    simulated(
+        honoured("context-length", K::integer, "config.json", "most tokens of prompt plus answer")),
     honoured(
         "mem-fraction-static", K::number, "0.85", "share of free memory for weights and KV pages"),
-    honoured("max-running-requests", K::integer, "256", "most sequences in one step"),
-    honoured("max-total-tokens", K::integer, "from memory", "size of the KV pool in tokens"),
-    honoured("chunked-prefill-size",
-             K::integer,
-             "2048",
-             "prefill tokens of one step; -1 = prompts run whole"),
-    honoured(
-        "max-prefill-tokens", K::integer, "16384", "the same; a whole prompt alone may exceed it"),
-    honoured("schedule-policy",
-             K::text,
-             "lpm",
-             "order of the queue",
-             "",
-             "lpm,random,fcfs,dfs-weight,priority"),
-    honoured("schedule-conservativeness",
-             K::number,
-             "1.0",
-             "future output reserved at admission; larger = fewer retractions"),
+    simulated(honoured("max-running-requests", K::integer, "256", "most sequences in one step")),
+    simulated(
+        honoured("max-total-tokens", K::integer, "from memory", "size of the KV pool in tokens")),
+    simulated(honoured("chunked-prefill-size",
+                       K::integer,
+                       "2048",
+                       "prefill tokens of one step; -1 = prompts run whole")),
+    simulated(honoured(
+        "max-prefill-tokens", K::integer, "16384", "the same; a whole prompt alone may exceed it")),
+    simulated(honoured("schedule-policy",
+                       K::text,
+                       "lpm",
+                       "order of the queue",
+                       "",
+                       "lpm,random,fcfs,dfs-weight,priority")),
+    simulated(honoured("schedule-conservativeness",
+                       K::number,
+                       "1.0",
+                       "future output reserved at admission; larger = fewer retractions")),
     honoured("stream-interval", K::integer, "1", "tokens in one server-sent event"),
     refused(G::sglang_a, "stream-output", K::toggle, "the native /generate endpoint is not built"),
-    honoured("random-seed", K::integer, "random", "seed of requests that bring none"),
+    simulated(honoured("random-seed", K::integer, "random", "seed of requests that bring none")),
     honoured("watchdog-timeout", K::number, "300", "most seconds that a step may ever take"),
     honoured("download-dir", K::path, "", "root of the HF cache to look --model-path up in"),
     honoured("revision", K::text, "main", "revision in the HF cache"),
     limited("base-gpu-id", K::integer, "0", "0", "there is no CUDA backend in this build"),
-    honoured("log-level",
-             K::text,
-             "info",
-             "debug, info, warning or error",
-             "",
-             "debug,info,warning,error,critical"),
+    simulated(honoured("log-level",
+                       K::text,
+                       "info",
+                       "debug, info, warning or error",
+                       "",
+                       "debug,info,warning,error,critical")),
     honoured("log-level-http",
              K::text,
              "--log-level",
@@ -267,7 +286,7 @@ constexpr FlagSpec kFlags[] = {
             "json-model-override-args",
             K::json,
             "the model is what its config.json says; edit a copy"),
-    honoured("disable-radix-cache", K::toggle, "", "no prefix is reused"),
+    simulated(honoured("disable-radix-cache", K::toggle, "", "no prefix is reused")),
     cuda_only("disable-cuda-graph", K::toggle, "no CUDA graphs"),
     cuda_only("disable-cuda-graph-padding", K::toggle, "no padded CUDA graphs"),
     cuda_only("cuda-graph-max-bs", K::integer, "largest captured batch"),
@@ -275,8 +294,8 @@ constexpr FlagSpec kFlags[] = {
     cuda_only("disable-custom-all-reduce", K::toggle, "NCCL for every all-reduce"),
     cuda_only("enable-nccl-nvls", K::toggle, "NVLink SHARP"),
     cuda_only("enable-p2p-check", K::toggle, "test peer access before use"),
-    honoured(
-        "disable-overlap-schedule", K::toggle, "", "plan each step after the last one has ended"),
+    simulated(honoured(
+        "disable-overlap-schedule", K::toggle, "", "plan each step after the last one has ended")),
     implied("enable-mixed-chunk", K::toggle, "every step carries all running decodes"),
     refused(G::sglang_a, "enable-dp-attention", K::toggle, kNoDataParallel),
     honoured("enable-ep-moe", K::toggle, "", "cut MoE layers by expert: the same as --ep-size TP"),
@@ -341,7 +360,8 @@ constexpr FlagSpec kFlags[] = {
                   "pages hold 64 tokens; reuse is exact to the token all the same")),
     later(limited(
         "log-requests-level", K::integer, "0", "0", "the text of requests is never logged")),
-    later(honoured("max-queued-requests", K::integer, "1024", "queue length; more gets 429")),
+    simulated(
+        later(honoured("max-queued-requests", K::integer, "1024", "queue length; more gets 429"))),
 
     // SGLang, list C
     warned("device", K::text, "the backend is chosen when hadal is built"),

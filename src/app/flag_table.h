@@ -36,6 +36,7 @@ enum FlagCommands : uint8_t {
   kDoctor = 16,
   kRank = 32,
   kReplay = 64,
+  kSimulate = 128,  ///< takes only the flags whose rows name it
   kAllCommands = kServe | kGenerate | kCheck | kBench | kDoctor | kRank | kReplay
 };
 

@@ -42,8 +42,14 @@ int run(const std::vector<std::string>& arguments) {
     return fail(kExitUsage, file_values.error().message);
   }
   const Environment environment = read_environment();
-  auto config =
-      build_config(line.value().values, file_values.value(), environment, line.value().command);
+  const std::vector<std::string>& words = line.value().words;
+  const FlagCommands command = line.value().command;
+  const bool is_sched_bench = command == kBench && !words.empty() && words.front() == "sched";
+  const bool is_plan_bench = command == kBench && !words.empty() && words.front() == "plan";
+  auto config = build_config(line.value().values,
+                             file_values.value(),
+                             environment,
+                             is_sched_bench ? kSimulate : command);  // neither reads a model
   if (!config) {
     return fail(kExitUsage, config.error().message);
   }
@@ -51,22 +57,25 @@ int run(const std::vector<std::string>& arguments) {
   for (const std::string& warning : config.value().warnings) {
     log_warning(warning);
   }
-  switch (line.value().command) {
+  switch (command) {
     case kServe:
       return run_serve(config.value(), environment);
     case kGenerate:
-      return run_generate(config.value(), environment, line.value().words.front());
+      return run_generate(config.value(), environment, words.front());
     case kCheck:
       return run_check(config.value(), environment);
     case kBench:
-      return line.value().words.empty() ? run_bench(config.value(), environment)
-                                        : run_bench_plan(config.value());
+      return is_sched_bench  ? run_bench_sched(config.value())
+             : is_plan_bench ? run_bench_plan(config.value())
+                             : run_bench(config.value(), environment);
     case kRank:
       return run_rank(config.value(), environment);
     case kReplay:
-      return run_replay(config.value(), environment, line.value().words.front());
+      return run_replay(config.value(), environment, words.front());
     case kDoctor:
       return run_doctor(config.value(), environment);
+    case kSimulate:
+      return run_simulate(config.value(), words.front());
     case kAllCommands:
       break;
   }

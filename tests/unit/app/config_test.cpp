@@ -227,3 +227,27 @@ TEST_CASE("config: doctor takes the manifest's flags, and needs no model", "[app
   CHECK(build_config(line.value().values, {}, {}, kDoctor));
   CHECK_FALSE(build_config(line.value().values, {}, {}, kServe));
 }
+
+TEST_CASE("config: simulate takes the scheduler's flags and its own, and needs no model", "[app]") {
+  auto line = parse_command_line(Words{"simulate",
+                                       "agents",
+                                       "--max-total-tokens",
+                                       "6400",
+                                       "--schedule-policy",
+                                       "fcfs",
+                                       "--request-rate",
+                                       "2.5",
+                                       "--slo-ttft-ms=500"});
+  REQUIRE(line);
+  CHECK(line.value().command == kSimulate);
+  CHECK(line.value().words == Words{"agents"});
+  auto config = build_config(line.value().values, {}, {}, kSimulate);
+  REQUIRE(config);
+  CHECK(config.value().runner.kv_tokens_max == 6400);
+  CHECK(config.value().engine.policy == SchedulePolicy::fcfs);
+  CHECK(config.value().simulate.requests_per_s == 2.5);
+  CHECK(config.value().simulate.slo_ttft_ms == 500);
+  CHECK_FALSE(parse_command_line(Words{"simulate"}));
+  CHECK_FALSE(parse_command_line(Words{"simulate", "agents", "--tp", "16"}));
+  CHECK_FALSE(parse_command_line(Words{"serve", "--request-rate", "2"}));
+}

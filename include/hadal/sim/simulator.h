@@ -1,0 +1,76 @@
+// The production scheduler on a modelled device under a fake clock: what a trace would have met.
+//
+// The loop is the engine's: with two steps in flight the host plans one step while the device works
+// on the other, arrivals are seen between steps, and a request beyond the queue's bounds is
+// refused. Same trace, same answers, on any machine.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include <hadal/sched/scheduler.h>
+#include <hadal/sim/step_model.h>
+#include <hadal/sim/trace.h>
+
+namespace hadal::sim {
+
+struct SimConfig {
+  SchedulerConfig scheduler;  ///< vocab_size is set by the simulator
+  int32_t max_queued_requests = 1024;
+  int64_t max_queued_tokens = 4'000'000;
+  double host_step_s = 100e-6;  ///< of planning and committing one step
+};
+
+enum class Outcome : uint8_t { finished, rejected, failed, never_arrived };
+
+struct RequestResult {
+  Outcome outcome = Outcome::never_arrived;
+  double arrival_s = 0.0;
+  double admitted_s = 0.0;
+  double first_token_s = 0.0;
+  double end_s = 0.0;
+  int32_t num_prompt_tokens = 0;
+  int32_t num_cached_tokens = 0;
+  int32_t num_output_tokens = 0;
+
+  double ttft_s() const { return first_token_s - arrival_s; }
+
+  double e2e_s() const { return end_s - arrival_s; }
+
+  /// Mean time between tokens; 0 for one token.
+  double tpot_s() const {
+    return num_output_tokens > 1 ? (end_s - first_token_s) / (num_output_tokens - 1) : 0.0;
+  }
+};
+
+/// State at a whole second.
+struct Sample {
+  double time_s = 0.0;
+  int32_t num_running = 0;
+  int32_t num_waiting = 0;
+  int32_t pages_leased = 0;
+  int32_t pages_cached = 0;
+};
+
+/// What one tenant got, in seconds in which at least two had requests waiting.
+struct TenantService {
+  std::string tenant;
+  double weighted_tokens = 0.0;  ///< uncached prompt tokens + 4 per output token
+};
+
+struct SimResult {
+  std::vector<RequestResult> requests;  ///< as in the trace
+  std::vector<Sample> samples;
+  std::vector<TenantService> contended;
+  SchedulerStats scheduler;
+  int64_t num_steps = 0;
+  double device_busy_s = 0.0;
+  double end_s = 0.0;
+};
+
+/// invalid_argument when no request of the trace fits the configuration's limits on lengths; single
+/// requests that don't are `rejected`.
+Result<SimResult> simulate(const SimConfig& config, const StepModel& model, const Trace& trace);
+
+}  // namespace hadal::sim

@@ -1,0 +1,237 @@
+// `hadal bench sched`: what the scheduler and the radix cache are for, on seeded workloads and
+// R1's 16 GPUs as the roofline has them: reuse against its bounds, overload, tenants, an hour.
+#include <chrono>
+#include <cstdio>
+
+#include <nlohmann/json.hpp>
+
+#include <hadal/sim/workload.h>
+
+#include "commands.h"
+#include "exit_code.h"
+#include "machine_roof.h"
+#include "simulate.h"
+#include "version.h"
+
+namespace hadal {
+
+namespace {
+
+using nlohmann::ordered_json;
+
+struct Run {
+  sim::Report report;
+  sim::SimResult result;
+  double wall_s = 0.0;
+};
+
+constexpr int64_t kUnlimitedTokens = 40'000'000;
+
+class SchedBench {
+ public:
+  explicit SchedBench(const Config& config) : config_(config) {}
+
+  Result<ordered_json> run() {
+    ordered_json out;
+    out["reuse"] = ordered_json::array();
+    for (const char* kind : {"sharegpt", "agents", "long-document", "fan-out", "cyclic-scan"}) {
+      HADAL_RETURN_IF_ERROR(add_reuse(kind, out["reuse"]));
+    }
+    HADAL_RETURN_IF_ERROR(add_overload(out["overload"]));
+    HADAL_RETURN_IF_ERROR(add_tenants(out["two_tenants"]));
+    HADAL_RETURN_IF_ERROR(add_hour(out["group_hour"]));
+    return out;
+  }
+
+ private:
+  static Result<sim::Trace> make(const char* kind, double rate, double duration_s) {
+    sim::WorkloadConfig workload;
+    workload.kind = kind;
+    workload.requests_per_s = rate;
+    workload.duration_s = duration_s;
+    return sim::make_workload(workload);
+  }
+
+  Result<Run> simulate(const sim::Trace& trace, const sim::SimConfig& config) {
+    const auto start = std::chrono::steady_clock::now();
+    auto result = sim::simulate(config, model_, trace);
+    if (!result) {
+      return result.error();
+    }
+    Run run;
+    run.wall_s = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+    run.result = std::move(result).value();
+    run.report = sim::make_report(trace, run.result, slo_, config.scheduler.num_pages);
+    return run;
+  }
+
+  /// One workload: a pool that holds everything, and a quarter of that, under lpm and fcfs.
+  Status add_reuse(const char* kind, ordered_json& out) {
+    auto trace = make(kind, 0.0, 600.0);
+    if (!trace) {
+      return trace.error();
+    }
+    sim::SimConfig config = make_sim_config(config_, kUnlimitedTokens);
+    config.max_queued_requests = 1'000'000;
+    config.max_queued_tokens = int64_t{1} << 40;
+    auto whole = simulate(trace.value(), config);
+    if (!whole) {
+      return whole.error();
+    }
+    const int32_t working_set = whole.value().report.bounds.num_pages;
+    ordered_json entry = {{"workload", trace.value().name}, {"working_set_pages", working_set}};
+    for (const double share : {1.0, 0.25}) {
+      // Running requests need room beside what is cached.
+      config.scheduler.num_pages =
+          static_cast<int32_t>(share * working_set) + (share == 1.0 ? working_set : 0);
+      for (const SchedulePolicy policy : {SchedulePolicy::lpm, SchedulePolicy::fcfs}) {
+        config.scheduler.policy = policy;
+        auto run = simulate(trace.value(), config);
+        if (!run) {
+          return run.error();
+        }
+        const sim::Report& report = run.value().report;
+        const char* policy_name = policy == SchedulePolicy::lpm ? "lpm" : "fcfs";
+        const char* share_name = share == 1.0 ? "whole" : "quarter";
+        entry[share_name][policy_name] = {
+            {"pages", config.scheduler.num_pages},
+            {"hit_rate", report.hit_rate},
+            {"hit_rate_infinite_cache", report.bounds.rate(report.bounds.infinite)},
+            {"hit_rate_belady", report.bounds.rate(report.bounds.belady)},
+            {"hit_rate_whole_prompts", report.bounds.rate(report.bounds.whole_prompt)},
+            {"ttft_p50_s", report.ttft.p50},
+            {"ttft_p99_s", report.ttft.p99},
+            {"makespan_s", report.makespan_s},
+            {"retractions", report.num_retractions}};
+        std::fprintf(stderr,
+                     "%-14s %-7s %-4s hit %6.2f %%  infinite %6.2f %%  Belady %6.2f %%  whole "
+                     "prompts %6.2f %%  TTFT p50 %8.1f p99 %9.1f ms\n",
+                     kind,
+                     share_name,
+                     policy_name,
+                     100.0 * report.hit_rate,
+                     100.0 * report.bounds.rate(report.bounds.infinite),
+                     100.0 * report.bounds.rate(report.bounds.belady),
+                     100.0 * report.bounds.rate(report.bounds.whole_prompt),
+                     1e3 * report.ttft.p50,
+                     1e3 * report.ttft.p99);
+      }
+    }
+    out.push_back(std::move(entry));
+    return ok_status();
+  }
+
+  /// Chats at multiples of what saturates the group.
+  Status add_overload(ordered_json& out) {
+    double peak = 0.0;
+    for (const double factor : {0.5, 0.8, 1.0, 1.2, 1.5, 2.0, 5.0, 10.0}) {
+      auto trace = make("group-hour", factor * kSaturationPerS, 300.0);
+      if (!trace) {
+        return trace.error();
+      }
+      auto run = simulate(trace.value(), make_sim_config(config_, kGroupKvTokens));
+      if (!run) {
+        return run.error();
+      }
+      const sim::Report& report = run.value().report;
+      peak = std::max(peak, report.goodput_per_s);
+      out["loads"].push_back({{"load", factor},
+                              {"requests_per_s", factor * kSaturationPerS},
+                              {"goodput_per_s", report.goodput_per_s},
+                              {"of_peak", report.goodput_per_s / std::max(peak, 1e-9)},
+                              {"rejected", report.num_rejected},
+                              {"failed", report.num_failed},
+                              {"ttft_p99_s", report.ttft.p99},
+                              {"tpot_p99_s", report.tpot.p99},
+                              {"retractions", report.num_retractions}});
+      std::fprintf(stderr, "overload %s\n", out["loads"].back().dump().c_str());
+    }
+    out["peak_goodput_per_s"] = peak;
+    return ok_status();
+  }
+
+  /// The quiet tenant alone, and next to one that sends a hundred times as much.
+  Status add_tenants(ordered_json& out) {
+    auto both = make("two-tenants", 40.0, 300.0);
+    if (!both) {
+      return both.error();
+    }
+    sim::Trace alone = both.value();
+    std::erase_if(alone.requests,
+                  [](const sim::SimRequest& request) { return request.tenant != "quiet"; });
+    const sim::SimConfig config = make_sim_config(config_, kGroupKvTokens);
+    for (const sim::Trace* trace : {&alone, &both.value()}) {
+      auto run = simulate(*trace, config);
+      if (!run) {
+        return run.error();
+      }
+      for (const sim::TenantReport& tenant : run.value().report.tenants) {
+        const bool is_alone = trace == &alone;
+        out[is_alone ? "solo" : "contended"][tenant.tenant] = {{"finished", tenant.num_finished},
+                                                               {"rejected", tenant.num_rejected},
+                                                               {"ttft_p50_s", tenant.ttft.p50},
+                                                               {"ttft_p99_s", tenant.ttft.p99}};
+      }
+      out["fairness"] = run.value().report.fairness;
+    }
+    std::fprintf(stderr, "two tenants %s\n", out.dump().c_str());
+    return ok_status();
+  }
+
+  /// An hour of the group's traffic, and how long it took to simulate.
+  Status add_hour(ordered_json& out) {
+    auto trace = make("group-hour", 0.0, 3600.0);
+    if (!trace) {
+      return trace.error();
+    }
+    auto run = simulate(trace.value(), make_sim_config(config_, kGroupKvTokens));
+    if (!run) {
+      return run.error();
+    }
+    out = ordered_json::parse(sim::to_json(run.value().report, slo_));
+    out["wall_s"] = run.value().wall_s;
+    std::fprintf(stderr,
+                 "an hour: %.1f running, %lld steps, simulated in %.1f s\n",
+                 run.value().report.mean_running,
+                 static_cast<long long>(run.value().report.num_steps),
+                 run.value().wall_s);
+    return ok_status();
+  }
+
+  static constexpr double kSaturationPerS = 4.8;
+
+  const Config& config_;
+  const sim::StepModel model_ = sim::r1_group_model();
+  const sim::Slo slo_;
+};
+
+}  // namespace
+
+int run_bench_sched(const Config& config) {
+  SchedBench bench(config);
+  auto results = bench.run();
+  if (!results) {
+    std::fprintf(stderr, "hadal bench sched: %s\n", results.error().message.c_str());
+    return kExitInternal;
+  }
+  const ordered_json report = {{"version", kVersion},
+                               {"commit", kCommit},
+                               {"compiler", kCompiler},
+                               {"command", "hadal bench sched"},
+                               {"machine", machine_name()},
+                               {"step_model", sim::r1_group_model().name},
+                               {"simulation", results.value()}};
+  const std::string text = report.dump(2) + "\n";
+  std::fputs(text.c_str(), stdout);
+  if (config.bench.output.empty()) {
+    return kExitOk;
+  }
+  const Status status = write_file(config.bench.output, text);
+  if (!status) {
+    std::fprintf(stderr, "hadal bench sched: %s\n", status.error().message.c_str());
+    return kExitUsage;
+  }
+  return kExitOk;
+}
+
+}  // namespace hadal
