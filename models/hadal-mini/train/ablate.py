@@ -76,10 +76,15 @@ def main():
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--budget", type=int, default=800_000)
     parser.add_argument("--families", help="only these, comma-separated")
+    parser.add_argument("--layer", type=int, help="only silence the routed experts of this layer (parts run side by side; see --merge)")
+    parser.add_argument("--merge", nargs="+", help="write these parts' reports into --out as one")
     parser.add_argument("--skip-experts", action="store_true", help="YaRN, bias and MTP only (a CPU needs hours for the rest)")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
+    if args.merge:
+        merge(args.merge, args.out)
+        return
     device = args.device
     names = args.families.split(",") if args.families else list(BARS)
     if args.threads:
@@ -94,9 +99,25 @@ def main():
         return {name: sum(r for r, g in zip(right, families) if g == name) for name in names}
 
     report = {"count": args.count, "families": names}
+    def keep():
+        pathlib.Path(args.out).write_text(json.dumps(report, indent=1))
+    if args.layer is None:
+        whole_parts(report, config, tensors, tokenizer, samples, table, device, args.budget)
+        keep()
+    if args.skip_experts:
+        return
+    layers = range(config["first_k_dense_replace"], config["num_hidden_layers"]) if args.layer is None else [args.layer]
+    report["experts"] = {}
+    for layer in layers:
+        silence_experts(report["experts"], layer, config, tensors, tokenizer, samples, device, args.budget)
+        keep()
+
+
+def whole_parts(report, config, tensors, tokenizer, samples, table, device, budget):
+    """Everything in place, without YaRN, without the bias; MTP acceptance; routing choices that the bias changes."""
     began = time.time()
     for name, kw in (("base", {}), ("no_yarn", {"yarn": False}), ("no_bias", {"use_bias": False})):
-        right, outputs, prompts = answer_all(Reference(config, tensors, **kw), tokenizer, [(s, 0) for s in samples], device, args.budget)
+        right, outputs, prompts = answer_all(Reference(config, tensors, **kw), tokenizer, [(s, 0) for s in samples], device, budget)
         report[name] = table(right)
         print(name, sum(right), report[name], f"{time.time() - began:.0f} s", flush=True)
         if name == "base":
@@ -105,24 +126,28 @@ def main():
             print("mtp", report["mtp"], f"{time.time() - began:.0f} s", flush=True)
     report["bias_changes"] = changed_choices(config, tensors, tokenizer, samples[:: max(1, len(samples) // 200)], device)
     print("choices changed without the bias", report["bias_changes"], flush=True)
-    pathlib.Path(args.out).write_text(json.dumps(report, indent=1))
-    if args.skip_experts:
-        return
-    layers, experts = config["num_hidden_layers"], config["n_routed_experts"]
-    silenced = [(l, e) for l in range(config["first_k_dense_replace"], layers) for e in range(experts)]
-    masks = torch.ones(len(silenced), layers, experts)
-    for i, (l, e) in enumerate(silenced):
-        masks[i, l, e] = 0
-    report["experts"] = {}
-    for first in range(0, len(silenced), 8):
-        chunk = list(range(first, min(first + 8, len(silenced))))
-        work = [(s, i) for i in chunk for s in samples]
-        right, _, _ = answer_all(Reference(config, tensors), tokenizer, work, device, args.budget, masks)
-        for n, i in enumerate(chunk):
-            l, e = silenced[i]
-            report["experts"][f"{l}.{e}"] = sum(right[n * len(samples):(n + 1) * len(samples)])
-        print("experts", list(report["experts"].items())[-8:], f"{time.time() - began:.0f} s", flush=True)
-        pathlib.Path(args.out).write_text(json.dumps(report, indent=1))
+
+
+def silence_experts(out, layer, config, tensors, tokenizer, samples, device, budget):
+    """out["LAYER.EXPERT"]: cases right with that expert silent, all experts of the layer in one run."""
+    began, experts = time.time(), config["n_routed_experts"]
+    masks = torch.ones(experts, config["num_hidden_layers"], experts)
+    masks[torch.arange(experts), layer, torch.arange(experts)] = 0
+    work = [(s, e) for e in range(experts) for s in samples]
+    right, _, _ = answer_all(Reference(config, tensors), tokenizer, work, device, budget, masks)
+    for e in range(experts):
+        out[f"{layer}.{e}"] = sum(right[e * len(samples):(e + 1) * len(samples)])
+    print("layer", layer, out, f"{time.time() - began:.0f} s", flush=True)
+
+
+def merge(parts, out):
+    reports = [json.loads(pathlib.Path(p).read_text()) for p in parts]
+    drawn = {(r["count"], tuple(r["families"])) for r in reports}
+    if len(drawn) != 1:
+        raise SystemExit(f"the parts were drawn differently: {sorted(drawn)}")
+    whole = {k: v for r in reports for k, v in r.items()}
+    experts = {k: v for r in reports for k, v in r.get("experts", {}).items()}
+    pathlib.Path(out).write_text(json.dumps(whole | {"experts": dict(sorted(experts.items()))}, indent=1))
 
 
 if __name__ == "__main__":
