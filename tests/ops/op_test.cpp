@@ -60,6 +60,17 @@ std::vector<TestBackend> make_backends() {
   return list;
 }
 
+/// Fixtures may be built before a case first asks for the backends.
+TestMemory allocate_first(size_t size_bytes) {
+  (void)backends();
+  return allocate_test_memory(size_bytes);
+}
+
+[[maybe_unused]] const bool is_installed = [] {
+  allocate_test_memory = allocate_first;
+  return true;
+}();
+
 #else
 
 TestBackend make_test_backend(const std::string& name, const CpuBackendConfig& config) {
