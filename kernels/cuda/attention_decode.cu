@@ -165,36 +165,14 @@ __device__ inline void scores_of(uint32_t stage,
   }
 }
 
-/// Grid (splits, tokens, groups of heads).
+/// The warp's part of the queries, as B fragments; heads past the last are zeros.
 template <int32_t kTiles>
-__global__ void __launch_bounds__(kThreads, 2) split_kernel(DecodeParams p) {
-  extern __shared__ __align__(128) std::byte memory[];
-  auto& s = *reinterpret_cast<SplitShared<kTiles>*>(memory);
-  constexpr int32_t kHeads = kTiles * 8;
-  const int32_t token = token_of(p.tokens, blockIdx.y);
-  const int32_t length = p.step.positions[token] + 1;
-  const int32_t begin = split_begin(length, blockIdx.x);
-  const int32_t end = split_begin(length, blockIdx.x + 1);
-  if (begin >= end) {
-    return;
-  }
-  const int64_t row = p.step.token_rows[token];
-  const int32_t lane = threadIdx.x % 32;
-  const int32_t warp = threadIdx.x / 32;
-  const int32_t g = lane / 4;
-  const int32_t i = lane % 4;
-  const int32_t first_head = static_cast<int32_t>(blockIdx.z) * kHeads;
-  const int32_t num_stages = (end - begin + kStageTokens - 1) / kStageTokens;
-  load_stage(p.step, row, begin, end, shared_address(s.stages[0]));
-  commit_copies();
-  if (num_stages > 1) {
-    load_stage(p.step, row, begin + kStageTokens, end, shared_address(s.stages[1]));
-  }
-  commit_copies();
-
-  // Warp w: tokens 16 (w % 2).. of a stage, part w / 2 of the contraction.
-  const int32_t part = warp / 2;
-  uint32_t q[kStepsPerPart][kTiles][2];
+__device__ inline void load_queries(const DecodeParams& p,
+                                    int32_t first_head,
+                                    int32_t part,
+                                    uint32_t (&q)[kStepsPerPart][kTiles][2]) {
+  const int32_t g = threadIdx.x % 32 / 4;
+  const int32_t i = threadIdx.x % 4;
 #pragma unroll
   for (int32_t t = 0; t < kTiles; ++t) {
     const int32_t head = first_head + 8 * t + g;
@@ -208,100 +186,161 @@ __global__ void __launch_bounds__(kThreads, 2) split_kernel(DecodeParams p) {
       q[step][t][1] = valid ? *reinterpret_cast<const uint32_t*>(source + step * 16 + 8) : 0;
     }
   }
-  float out[4][kTiles][4] = {};
+}
+
+/// What a thread carries from stage to stage: its part of O^T, and the softmax of its warp's heads.
+template <int32_t kTiles>
+struct Running {
+  float out[4][kTiles][4];
   float max[kTiles];
   float total[kTiles];
+};
+
+/// Scores become weights: warp w has heads w + 8 t, lane l token l of the stage.
+template <int32_t kTiles>
+__device__ inline void weigh_stage(int32_t num_valid,
+                                   float scale,
+                                   Running<kTiles>& running,
+                                   SplitShared<kTiles>& s) {
+  const int32_t lane = threadIdx.x % 32;
 #pragma unroll
   for (int32_t t = 0; t < kTiles; ++t) {
-    max[t] = -INFINITY;
-    total[t] = 0.0F;
+    const int32_t column = 8 * t + static_cast<int32_t>(threadIdx.x) / 32;
+    float score = s.scores[0][column][lane] + s.scores[1][column][lane];
+    score += s.scores[2][column][lane] + s.scores[3][column][lane];
+    score = lane < num_valid ? score * scale : -INFINITY;
+    const float new_max = fmaxf(running.max[t], warp_max(score));
+    const float weight = exp2f(score - new_max);
+    const float keep = exp2f(running.max[t] - new_max);
+    running.total[t] = running.total[t] * keep + warp_sum(weight);
+    running.max[t] = new_max;
+    s.weights[column][lane] = f32_to_bf16_bits(weight);
+    if (lane == 0) {
+      s.keep[column] = keep;
+    }
   }
-  const float scale = p.scale * kLog2e;
+}
+
+/// O^T += V^T P^T of a stage: warp w has latents 64 w to 64 w + 63.
+template <int32_t kTiles>
+__device__ inline void accumulate_stage(uint32_t stage,
+                                        Running<kTiles>& running,
+                                        const SplitShared<kTiles>& s) {
+  const int32_t lane = threadIdx.x % 32;
+  const int32_t warp = threadIdx.x / 32;
+  const int32_t g = lane / 4;
+  const int32_t i = lane % 4;
+#pragma unroll
+  for (int32_t t = 0; t < kTiles; ++t) {
+    const float2 keep = *reinterpret_cast<const float2*>(&s.keep[8 * t + 2 * i]);
+#pragma unroll
+    for (int32_t m = 0; m < 4; ++m) {
+      running.out[m][t][0] *= keep.x;
+      running.out[m][t][1] *= keep.y;
+      running.out[m][t][2] *= keep.x;
+      running.out[m][t][3] *= keep.y;
+    }
+  }
+#pragma unroll
+  for (int32_t step = 0; step < kStageTokens / 16; ++step) {
+    uint32_t b[kTiles][2];
+#pragma unroll
+    for (int32_t t = 0; t < kTiles; ++t) {
+      const uint16_t* weights = &s.weights[8 * t + g][step * 16 + 2 * i];
+      b[t][0] = *reinterpret_cast<const uint32_t*>(weights);
+      b[t][1] = *reinterpret_cast<const uint32_t*>(weights + 8);
+    }
+    // Matrices in the order of A's registers: latents 0-7 and 8-15, then tokens 8-15.
+    const int32_t key = step * 16 + lane % 8 + lane / 16 * 8;
+#pragma unroll
+    for (int32_t m = 0; m < 4; ++m) {
+      uint32_t a[4];
+      const int32_t chunk = warp * 8 + m * 2 + lane / 8 % 2;
+      load_matrices_transposed(a, stage + swizzled(key, chunk, kRowBytes));
+#pragma unroll
+      for (int32_t t = 0; t < kTiles; ++t) {
+        mma(running.out[m][t], a[0], a[1], a[2], a[3], b[t][0], b[t][1]);
+      }
+    }
+  }
+}
+
+template <int32_t kTiles>
+__device__ inline void store_split(const DecodeParams& p,
+                                   int32_t first_head,
+                                   const Running<kTiles>& running) {
+  const int32_t lane = threadIdx.x % 32;
+  const int32_t warp = threadIdx.x / 32;
+  const int64_t slot = static_cast<int64_t>(blockIdx.y) * p.most_splits + blockIdx.x;
+#pragma unroll
+  for (int32_t t = 0; t < kTiles; ++t) {
+#pragma unroll
+    for (int32_t column = 0; column < 2; ++column) {
+      const int32_t head = first_head + 8 * t + lane % 4 * 2 + column;
+      if (head < p.heads) {
+        float* to = p.partial + (slot * p.heads + head) * kLatents + warp * 64 + lane / 4;
+#pragma unroll
+        for (int32_t m = 0; m < 4; ++m) {
+          to[m * 16] = running.out[m][t][column];
+          to[m * 16 + 8] = running.out[m][t][2 + column];
+        }
+      }
+    }
+    const int32_t head = first_head + 8 * t + warp;
+    if (lane == 0 && head < p.heads) {
+      p.stats[slot * p.heads + head] = make_float2(running.max[t], running.total[t]);
+    }
+  }
+}
+
+/// Grid (splits, tokens, groups of heads).
+template <int32_t kTiles>
+__global__ void __launch_bounds__(kThreads, 2) split_kernel(DecodeParams p) {
+  extern __shared__ __align__(128) std::byte memory[];
+  auto& s = *reinterpret_cast<SplitShared<kTiles>*>(memory);
+  const int32_t token = token_of(p.tokens, blockIdx.y);
+  const int32_t length = p.step.positions[token] + 1;
+  const int32_t begin = split_begin(length, blockIdx.x);
+  const int32_t end = split_begin(length, blockIdx.x + 1);
+  if (begin >= end) {
+    return;
+  }
+  const int64_t row = p.step.token_rows[token];
+  const int32_t first_head = static_cast<int32_t>(blockIdx.z) * kTiles * 8;
+  const int32_t num_stages = (end - begin + kStageTokens - 1) / kStageTokens;
+  load_stage(p.step, row, begin, end, shared_address(s.stages[0]));
+  commit_copies();
+  if (num_stages > 1) {
+    load_stage(p.step, row, begin + kStageTokens, end, shared_address(s.stages[1]));
+  }
+  commit_copies();
+
+  // Warp w: tokens 16 (w % 2).. of a stage, part w / 2 of the contraction.
+  const int32_t warp = threadIdx.x / 32;
+  uint32_t q[kStepsPerPart][kTiles][2];
+  load_queries<kTiles>(p, first_head, warp / 2, q);
+  Running<kTiles> running = {};
+#pragma unroll
+  for (int32_t t = 0; t < kTiles; ++t) {
+    running.max[t] = -INFINITY;
+  }
   for (int32_t index = 0; index < num_stages; ++index) {
     const uint32_t stage = shared_address(s.stages[index % 2]);
     const int32_t first = begin + index * kStageTokens;
     wait_copies<1>();
     __syncthreads();
-    scores_of<kTiles>(stage, q, warp % 2 * 16, part, s);
+    scores_of<kTiles>(stage, q, warp % 2 * 16, warp / 2, s);
     __syncthreads();
-    // Softmax: warp w has heads w + 8 t, lane l token l.
-#pragma unroll
-    for (int32_t t = 0; t < kTiles; ++t) {
-      const int32_t column = 8 * t + warp;
-      float score = s.scores[0][column][lane] + s.scores[1][column][lane];
-      score += s.scores[2][column][lane] + s.scores[3][column][lane];
-      score = first + lane < end ? score * scale : -INFINITY;
-      const float new_max = fmaxf(max[t], warp_max(score));
-      const float weight = exp2f(score - new_max);
-      const float keep = exp2f(max[t] - new_max);
-      total[t] = total[t] * keep + warp_sum(weight);
-      max[t] = new_max;
-      s.weights[column][lane] = f32_to_bf16_bits(weight);
-      if (lane == 0) {
-        s.keep[column] = keep;
-      }
-    }
+    weigh_stage<kTiles>(end - first, p.scale * kLog2e, running, s);
     __syncthreads();
-    // O^T: warp w has latents 64 w to 64 w + 63.
-#pragma unroll
-    for (int32_t t = 0; t < kTiles; ++t) {
-      const float2 keep = *reinterpret_cast<const float2*>(&s.keep[8 * t + 2 * i]);
-#pragma unroll
-      for (int32_t m = 0; m < 4; ++m) {
-        out[m][t][0] *= keep.x;
-        out[m][t][1] *= keep.y;
-        out[m][t][2] *= keep.x;
-        out[m][t][3] *= keep.y;
-      }
-    }
-#pragma unroll
-    for (int32_t step = 0; step < kStageTokens / 16; ++step) {
-      uint32_t b[kTiles][2];
-#pragma unroll
-      for (int32_t t = 0; t < kTiles; ++t) {
-        const uint16_t* weights = &s.weights[8 * t + g][step * 16 + 2 * i];
-        b[t][0] = *reinterpret_cast<const uint32_t*>(weights);
-        b[t][1] = *reinterpret_cast<const uint32_t*>(weights + 8);
-      }
-      // Matrices in the order of A's registers: latents 0-7 and 8-15, then tokens 8-15.
-      const int32_t key = step * 16 + lane % 8 + lane / 16 * 8;
-#pragma unroll
-      for (int32_t m = 0; m < 4; ++m) {
-        uint32_t a[4];
-        const int32_t chunk = warp * 8 + m * 2 + lane / 8 % 2;
-        load_matrices_transposed(a, stage + swizzled(key, chunk, kRowBytes));
-#pragma unroll
-        for (int32_t t = 0; t < kTiles; ++t) {
-          mma(out[m][t], a[0], a[1], a[2], a[3], b[t][0], b[t][1]);
-        }
-      }
-    }
+    accumulate_stage<kTiles>(stage, running, s);
     __syncthreads();
     if (index + 2 < num_stages) {
       load_stage(p.step, row, first + 2 * kStageTokens, end, stage);
     }
     commit_copies();
   }
-  const int64_t slot = static_cast<int64_t>(blockIdx.y) * p.most_splits + blockIdx.x;
-#pragma unroll
-  for (int32_t t = 0; t < kTiles; ++t) {
-#pragma unroll
-    for (int32_t column = 0; column < 2; ++column) {
-      const int32_t head = first_head + 8 * t + 2 * i + column;
-      if (head < p.heads) {
-        float* to = p.partial + (slot * p.heads + head) * kLatents + warp * 64 + g;
-#pragma unroll
-        for (int32_t m = 0; m < 4; ++m) {
-          to[m * 16] = out[m][t][column];
-          to[m * 16 + 8] = out[m][t][2 + column];
-        }
-      }
-    }
-    const int32_t head = first_head + 8 * t + warp;
-    if (lane == 0 && head < p.heads) {
-      p.stats[slot * p.heads + head] = make_float2(max[t], total[t]);
-    }
-  }
+  store_split<kTiles>(p, first_head, running);
 }
 
 /// Latents of one (token, head) from its splits, two a thread.

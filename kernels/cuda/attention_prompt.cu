@@ -65,27 +65,61 @@ __device__ inline void load_project(const ProjectTile& tile, int32_t step, Proje
   }
 }
 
-/// Grid (2 * heads of the group, pages): block x / 2 is the head, x % 2 keys or values.
-__global__ void __launch_bounds__(kProjectThreads) project_kernel(PromptParams p) {
-  extern __shared__ __align__(128) std::byte memory[];
-  auto& s = *reinterpret_cast<ProjectShared*>(memory);
+/// The page and the rows of kv_b of this block; count 0 = none.
+__device__ inline ProjectTile find_project_tile(const PromptParams& p) {
   const StepSchedule& schedule = p.rows.schedule;
-  const int32_t index = static_cast<int32_t>(blockIdx.y);
-  const int32_t packed = schedule.page_begin[p.rows.begin] + index;
+  const int32_t packed = schedule.page_begin[p.rows.begin] + static_cast<int32_t>(blockIdx.y);
   if (packed >= schedule.page_begin[p.rows.end]) {
-    return;
+    return {nullptr, nullptr, 0};
   }
   const int32_t prompt = range_of(schedule.page_begin, p.step.num_prompt_rows, packed);
   const int64_t row = schedule.prompt_rows[prompt];
   const int32_t page_index = packed - schedule.page_begin[prompt];
   const int64_t page = p.step.page_table[row * p.step.table_stride + page_index];
-  const int32_t local_head = static_cast<int32_t>(blockIdx.x) / 2;
+  const int64_t head = p.first_head + static_cast<int32_t>(blockIdx.x) / 2;
   const int32_t half = static_cast<int32_t>(blockIdx.x) % 2;
   const int32_t left = row_length(p.step, static_cast<int32_t>(row)) - page_index * kKvPageTokens;
-  const ProjectTile tile{
-      reinterpret_cast<const uint16_t*>(p.step.pages) + page * p.step.page_stride,
-      p.kv_b + (static_cast<int64_t>(p.first_head + local_head) * kSlab + half * kNope) * kLatents,
-      left < kKvPageTokens ? left : kKvPageTokens};
+  return {reinterpret_cast<const uint16_t*>(p.step.pages) + page * p.step.page_stride,
+          p.kv_b + (head * kSlab + half * kNope) * kLatents,
+          left < kKvPageTokens ? left : kKvPageTokens};
+}
+
+/// One stage: the warp adds to its 32 tokens (from `tokens`) x 32 columns (from `columns`).
+__device__ inline void project_stage(
+    uint32_t latents, uint32_t weights, int32_t tokens, int32_t columns, float (&c)[2][4][4]) {
+  const int32_t lane = threadIdx.x % 32;
+#pragma unroll
+  for (int32_t k = 0; k < kProjectDepth / 16; ++k) {
+    uint32_t a[2][4];
+    uint32_t b[2][4];
+#pragma unroll
+    for (int32_t m = 0; m < 2; ++m) {
+      load_matrices(
+          a[m], latents + swizzled(tokens + 16 * m + lane % 16, 2 * k + lane / 16, kDepthBytes));
+      // Rows of kv_b 0-7 at both halves of the depth, then rows 8-15.
+      const int32_t column = columns + 16 * m + lane % 8 + lane / 16 * 8;
+      load_matrices(b[m], weights + swizzled(column, 2 * k + lane / 8 % 2, kDepthBytes));
+    }
+#pragma unroll
+    for (int32_t m = 0; m < 2; ++m) {
+#pragma unroll
+      for (int32_t n = 0; n < 4; ++n) {
+        const uint32_t b0 = b[n / 2][n % 2 * 2];
+        const uint32_t b1 = b[n / 2][n % 2 * 2 + 1];
+        mma(c[m][n], a[m][0], a[m][1], a[m][2], a[m][3], b0, b1);
+      }
+    }
+  }
+}
+
+/// Grid (2 * heads of the group, pages): block x / 2 is the head, x % 2 keys or values.
+__global__ void __launch_bounds__(kProjectThreads) project_kernel(PromptParams p) {
+  extern __shared__ __align__(128) std::byte memory[];
+  auto& s = *reinterpret_cast<ProjectShared*>(memory);
+  const ProjectTile tile = find_project_tile(p);
+  if (tile.count == 0) {
+    return;
+  }
 #pragma unroll
   for (int32_t step = 0; step < kProjectStages - 1; ++step) {
     load_project(tile, step, s);
@@ -93,7 +127,7 @@ __global__ void __launch_bounds__(kProjectThreads) project_kernel(PromptParams p
   }
   const int32_t lane = threadIdx.x % 32;
   const int32_t warp = threadIdx.x / 32;
-  const int32_t tokens = warp % 2 * 32;  // the warp gives 32 tokens x 32 columns
+  const int32_t tokens = warp % 2 * 32;
   const int32_t columns = warp / 2 * 32;
   float c[2][4][4] = {};
   for (int32_t step = 0; step < kProjectSteps; ++step) {
@@ -103,41 +137,20 @@ __global__ void __launch_bounds__(kProjectThreads) project_kernel(PromptParams p
       load_project(tile, step + kProjectStages - 1, s);
     }
     commit_copies();
-    const uint32_t latents = shared_address(s.latents[step % kProjectStages]);
-    const uint32_t weights = shared_address(s.weights[step % kProjectStages]);
-#pragma unroll
-    for (int32_t k = 0; k < kProjectDepth / 16; ++k) {
-      uint32_t a[2][4];
-      uint32_t b[2][4];
-#pragma unroll
-      for (int32_t m = 0; m < 2; ++m) {
-        load_matrices(
-            a[m], latents + swizzled(tokens + 16 * m + lane % 16, 2 * k + lane / 16, kDepthBytes));
-        // Rows of kv_b 0-7 at both halves of the depth, then rows 8-15.
-        const int32_t column = columns + 16 * m + lane % 8 + lane / 16 * 8;
-        load_matrices(b[m], weights + swizzled(column, 2 * k + lane / 8 % 2, kDepthBytes));
-      }
-#pragma unroll
-      for (int32_t m = 0; m < 2; ++m) {
-#pragma unroll
-        for (int32_t n = 0; n < 4; ++n) {
-          const uint32_t(&pair)[4] = b[n / 2];
-          mma(c[m][n], a[m][0], a[m][1], a[m][2], a[m][3], pair[n % 2 * 2], pair[n % 2 * 2 + 1]);
-        }
-      }
-    }
+    project_stage(shared_address(s.latents[step % kProjectStages]),
+                  shared_address(s.weights[step % kProjectStages]),
+                  tokens,
+                  columns,
+                  c);
   }
-  const int32_t g = lane / 4;
-  const int32_t i = lane % 4;
-  uint16_t* out = p.kv +
-                  (static_cast<int64_t>(index) * p.num_heads + local_head) * kKvPageTokens * kSlab +
-                  half * kNope;
+  const int64_t page = static_cast<int64_t>(blockIdx.y) * p.num_heads + blockIdx.x / 2;
+  uint16_t* out = p.kv + page * kKvPageTokens * kSlab + blockIdx.x % 2 * kNope;
 #pragma unroll
   for (int32_t m = 0; m < 2; ++m) {
 #pragma unroll
     for (int32_t n = 0; n < 4; ++n) {
-      const int32_t column = columns + 8 * n + 2 * i;
-      const int32_t token = tokens + 16 * m + g;
+      const int32_t column = columns + 8 * n + lane % 4 * 2;
+      const int32_t token = tokens + 16 * m + lane / 4;
       *reinterpret_cast<uint32_t*>(out + token * kSlab + column) =
           f32_to_bf16x2(c[m][n][0], c[m][n][1]);
       *reinterpret_cast<uint32_t*>(out + (token + 8) * kSlab + column) =
@@ -330,47 +343,70 @@ __device__ inline void store_queries(const PromptParams& p,
   }
 }
 
-/// Grid (query tiles, heads of the group). The last tiles, which see most, come first.
-__global__ void __launch_bounds__(kThreads) attend_kernel(PromptParams p) {
-  extern __shared__ __align__(128) std::byte memory[];
-  auto& s = *reinterpret_cast<AttendShared*>(memory);
+/// The 64 queries of a block, fewer at a row's end.
+struct QueryTile {
+  int32_t token;     ///< of the step: the first query
+  int32_t position;  ///< of it
+  int32_t count;     ///< 0 = none
+  KeySource source;
+};
+
+/// The last tiles, which see most, come first.
+__device__ inline QueryTile find_query_tile(const PromptParams& p) {
   const StepSchedule& schedule = p.rows.schedule;
-  const int32_t tile_index = schedule.tile_begin[p.rows.end] - 1 - static_cast<int32_t>(blockIdx.x);
-  if (tile_index < schedule.tile_begin[p.rows.begin]) {
-    return;
+  QueryTile result{};
+  const int32_t index = schedule.tile_begin[p.rows.end] - 1 - static_cast<int32_t>(blockIdx.x);
+  if (index < schedule.tile_begin[p.rows.begin]) {
+    return result;
   }
-  const int32_t prompt = range_of(schedule.tile_begin, p.step.num_prompt_rows, tile_index);
+  const int32_t prompt = range_of(schedule.tile_begin, p.step.num_prompt_rows, index);
   const int64_t row = schedule.prompt_rows[prompt];
-  const int32_t first_query = (tile_index - schedule.tile_begin[prompt]) * kQueryTile;
-  const int32_t token = p.step.row_offsets[row] + first_query;
-  const int32_t left = p.step.row_offsets[row + 1] - token;
-  const int32_t num_queries = left < kQueryTile ? left : kQueryTile;
-  const int64_t head = p.first_head + static_cast<int32_t>(blockIdx.y);
-  const int32_t position = p.step.positions[token];
+  result.token = p.step.row_offsets[row] + (index - schedule.tile_begin[prompt]) * kQueryTile;
+  result.position = p.step.positions[result.token];
+  const int32_t left = p.step.row_offsets[row + 1] - result.token;
+  result.count = left < kQueryTile ? left : kQueryTile;
   const int64_t page = schedule.page_begin[prompt] - schedule.page_begin[p.rows.begin];
   constexpr int64_t kTileSize = static_cast<int64_t>(kKeys) * kSlab;
-  const KeySource source{p.kv + (page * p.num_heads + blockIdx.y) * kTileSize,
-                         p.num_heads * kTileSize,
-                         p.step.page_table + row * p.step.table_stride,
-                         reinterpret_cast<const uint16_t*>(p.step.pages),
-                         p.step.page_stride,
-                         position + num_queries};
-  const int32_t num_tiles = pages_of(source.length);
+  result.source = {p.kv + (page * p.num_heads + blockIdx.y) * kTileSize,
+                   p.num_heads * kTileSize,
+                   p.step.page_table + row * p.step.table_stride,
+                   reinterpret_cast<const uint16_t*>(p.step.pages),
+                   p.step.page_stride,
+                   result.position + result.count};
+  return result;
+}
 
-  const uint32_t queries = shared_address(s.queries);
+__device__ inline void load_query_tile(const PromptParams& p,
+                                       const QueryTile& tile,
+                                       int64_t head,
+                                       uint32_t queries) {
 #pragma unroll
   for (int32_t j = 0; j < kQueryTile * kKeyChunks / kThreads; ++j) {
     const int32_t index = static_cast<int32_t>(threadIdx.x) + j * kThreads;
     const int32_t query = index / kKeyChunks;
     const int32_t chunk = index % kKeyChunks;
-    const bool valid = query < num_queries;
-    const int64_t at = (static_cast<int64_t>(token) + (valid ? query : 0)) * p.heads + head;
+    const bool valid = query < tile.count;
+    const int64_t at = (static_cast<int64_t>(tile.token) + (valid ? query : 0)) * p.heads + head;
     copy_async(queries + swizzled(query, chunk, kKeyBytes), p.q + at * kHeadDim + chunk * 8, valid);
   }
-  load_keys(source, 0, s);
+}
+
+/// Grid (query tiles, heads of the group).
+__global__ void __launch_bounds__(kThreads) attend_kernel(PromptParams p) {
+  extern __shared__ __align__(128) std::byte memory[];
+  auto& s = *reinterpret_cast<AttendShared*>(memory);
+  const QueryTile work = find_query_tile(p);
+  if (work.count == 0) {
+    return;
+  }
+  const int64_t head = p.first_head + static_cast<int32_t>(blockIdx.y);
+  const int32_t num_tiles = pages_of(work.source.length);
+  const uint32_t queries = shared_address(s.queries);
+  load_query_tile(p, work, head, queries);
+  load_keys(work.source, 0, s);
   commit_copies();
   if (num_tiles > 1) {
-    load_keys(source, 1, s);
+    load_keys(work.source, 1, s);
   }
   commit_copies();
 
@@ -388,7 +424,7 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(PromptParams p) {
         load_matrices(q[k], queries + swizzled(first + lane % 16, 2 * k + lane / 16, kKeyBytes));
       }
     }
-    const int32_t seen = position + first + lane / 4 + 1 - tile * kKeys;
+    const int32_t seen = work.position + first + lane / 4 + 1 - tile * kKeys;
     const int32_t visible[2] = {seen, seen + 8};
     attend_tile(q,
                 out,
@@ -399,11 +435,11 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(PromptParams p) {
                 shared_address(s.values[tile % 2]));
     __syncthreads();
     if (tile + 2 < num_tiles) {
-      load_keys(source, tile + 2, s);
+      load_keys(work.source, tile + 2, s);
     }
     commit_copies();
   }
-  store_queries(p, out, running, token, num_queries, head);
+  store_queries(p, out, running, work.token, work.count, head);
 }
 
 }  // namespace
