@@ -17,6 +17,11 @@ BoardShape board_shape(const LayoutOptions& layout);
 /// step does, and the model's files. invalid_argument, not_found and data_loss as their readers.
 Result<NodeGroupConfig> node_group_config(const Config& config, const Environment& environment);
 
+/// Blob rounds of a node's supervisor: its address as other nodes reach it, and the path of the
+/// memory for collectives.
+inline constexpr int32_t kHostRound = 0;
+inline constexpr int32_t kNodeMemoryRound = 1;
+
 /// What a process of the group ends with for this reason.
 int group_exit_code(EndReason reason);
 

@@ -11,6 +11,7 @@
 #include <thread>
 
 #include <hadal/api/server.h>
+#include <hadal/comm/process_communicator.h>
 #include <hadal/metrics/metrics.h>
 
 #include "child_process.h"
@@ -84,7 +85,12 @@ class Supervisor {
             formed.failure.text);
         return group_exit_code(formed.failure.reason);
       }
+      show(kHostRound, formed.group->host());
       carrier_.begin(std::move(formed.group));
+    }
+    if (Status made = make_node_memory(); !made) {
+      log_error(made.error().message);
+      return kExitModel;
     }
     if (Status started = start_ranks(rank_arguments); !started) {
       log_error(started.error().message);
@@ -97,6 +103,26 @@ class Supervisor {
   }
 
  private:
+  void show(int32_t round, const std::string& text) {
+    board_->set_blob(
+        Board::kSupervisorReader, round, std::as_bytes(std::span(text.data(), text.size())));
+  }
+
+  /// What the node's ranks meet in for collectives.
+  Status make_node_memory() {
+    if (config_.runner.null_step_us) {
+      return ok_status();
+    }
+    const auto fd = create_node_memory(board_->shape().num_local);
+    if (!fd) {
+      return fd.error();
+    }
+    node_memory_ = fd.value();
+    show(kNodeMemoryRound,
+         "/proc/" + std::to_string(getpid()) + "/fd/" + std::to_string(node_memory_));
+    return ok_status();
+  }
+
   Status start_ranks(const std::vector<std::string>& arguments) {
     const BoardShape& shape = board_->shape();
     const TimePoint now = system_clock().now();
@@ -309,6 +335,7 @@ class Supervisor {
   MetricsRegistry metrics_;
   ApiServer server_;
   bool is_leader_;
+  int node_memory_ = -1;  ///< until this process ends
   bool is_open_ = false;
   std::vector<RankChild> ranks_;
   int64_t oom_kills_ = -1;

@@ -90,9 +90,14 @@ class Group final : public NodeGroup {
     }
   }
 
+  std::string host() const override { return host_; }
+
   uint16_t port() const override { return port_; }
 
-  void set_port(uint16_t port) { port_ = port; }
+  void set_own_address(const SocketAddress& address) {
+    host_ = address.host();
+    port_ = address.port();
+  }
 
   /// A node that comes again before the group has begun replaces its old connection.
   void add(int32_t node, FileDescriptor socket) {
@@ -197,6 +202,7 @@ class Group final : public NodeGroup {
 
   LinkTimes times_;
   NodeGroupListener& listener_;
+  std::string host_;
   uint16_t port_ = 0;
   std::mutex mutex_;
   std::condition_variable changed_;
@@ -331,7 +337,7 @@ FormedGroup lead(const NodeGroupConfig& config,
   }
   auto group = std::make_unique<Group>(config, listener);
   if (const auto address = local_address(opened.listener.get())) {
-    group->set_port(address.value().port());
+    group->set_own_address(address.value());
   }
   if (on_port) {
     on_port(group->port());
@@ -383,6 +389,9 @@ HandshakeFailure try_join(const NodeGroupConfig& config,
       enter_group(socket.value().get(), config, seconds_from_now(config.handshake_s));
   if (failure.reason == EndReason::none) {
     out = std::make_unique<Group>(config, listener);
+    if (const auto own = local_address(socket.value().get())) {
+      out->set_own_address(own.value());
+    }
     out->add(0, std::move(socket).value());
   }
   return failure;

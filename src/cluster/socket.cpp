@@ -65,13 +65,15 @@ uint16_t SocketAddress::port() const {
   return ntohs(v4.sin_port);
 }
 
-std::string SocketAddress::text() const {
+std::string SocketAddress::host() const {
   char host[NI_MAXHOST] = {};
-  if (getnameinfo(raw(*this), size, host, sizeof host, nullptr, 0, NI_NUMERICHOST) != 0) {
-    return "unknown address";
-  }
+  const int error = getnameinfo(raw(*this), size, host, sizeof host, nullptr, 0, NI_NUMERICHOST);
+  return error == 0 ? host : "unknown address";
+}
+
+std::string SocketAddress::text() const {
   const bool is_v6 = storage.ss_family == AF_INET6;
-  return (is_v6 ? "[" : "") + std::string(host) + (is_v6 ? "]:" : ":") + std::to_string(port());
+  return (is_v6 ? "[" : "") + host() + (is_v6 ? "]:" : ":") + std::to_string(port());
 }
 
 Result<SocketAddress> resolve(const std::string& host, uint16_t port) {

@@ -50,6 +50,8 @@ struct SocketAddress {
   bool is_loopback() const;
   /// "10.0.0.1:20000", "[::1]:20000".
   std::string text() const;
+  /// "10.0.0.1", "::1".
+  std::string host() const;
   uint16_t port() const;
 };
 

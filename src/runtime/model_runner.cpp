@@ -1,6 +1,7 @@
 // Rank threads and the engine's end of them. A plan goes to every rank's queue; rank 0's result
 // comes back through one more. The first failure anywhere aborts the communicators, so no rank
 // waits for a dead one.
+#include <algorithm>
 #include <condition_variable>
 #include <deque>
 #include <mutex>
@@ -128,7 +129,9 @@ class ModelRunner final : public Runner {
   Error first_failure(size_t index, const Error& error) {
     const std::lock_guard lock(failure_mutex_);
     if (!failure_) {
-      failure_ = Error{error.code, "rank " + std::to_string(index) + ": " + error.message};
+      failure_ = Error{
+          error.code,
+          "rank " + std::to_string(ranks_[index]->worker->comm().rank()) + ": " + error.message};
       log_error("runner: " + failure_->message);
       for (const auto& rank : ranks_) {
         rank->worker->comm().abort();
@@ -181,25 +184,68 @@ Result<std::vector<std::unique_ptr<Rank>>> make_ranks(const ModelRunnerConfig& c
   return ranks;
 }
 
+const ParallelLayout& layout_of(const ModelSetup& setup, RankWorker& worker) {
+  return setup.layouts[static_cast<size_t>(worker.comm().rank())];
+}
+
 Status load_ranks(const ModelRunnerConfig& config,
                   const ModelSetup& setup,
                   const std::vector<std::unique_ptr<Rank>>& ranks) {
   int64_t total = 0;
-  for (const ParallelLayout& layout : setup.layouts) {
-    for (const WeightBytes& group : count_weight_bytes(setup.model, layout, false)) {
+  for (const auto& rank : ranks) {
+    for (const WeightBytes& group :
+         count_weight_bytes(setup.model, layout_of(setup, *rank->worker), false)) {
       total += group.bytes;
     }
   }
   LoadMeter meter(total, config.progress, system_clock());
-  return on_all_ranks(ranks, [&](RankWorker& worker, size_t rank) {
+  return on_all_ranks(ranks, [&](RankWorker& worker, size_t /*rank*/) {
     return worker.load({.config = setup.model,
-                        .layout = setup.layouts[rank],
+                        .layout = layout_of(setup, worker),
                         .weights = *setup.weights,
                         .backend = worker.backend(),
                         .max_positions = setup.context_length,
                         .with_mtp = false,
                         .meter = &meter});
   });
+}
+
+using AgreeOnPages = std::function<Result<int32_t>(int32_t)>;
+
+/// Loads and prepares this process's ranks.
+Result<std::unique_ptr<Runner>> start_ranks(const ModelRunnerConfig& config,
+                                            ModelSetup setup,
+                                            std::vector<std::unique_ptr<Rank>> workers,
+                                            int32_t ranks_on_host,
+                                            const AgreeOnPages& agree_on_pages) {
+  // plan_memory divides by tp: what it is given is as much for each of this host's ranks.
+  const int64_t free_bytes =
+      workers.front()->worker->backend().memory_info().free_bytes / ranks_on_host * config.tp;
+  HADAL_RETURN_IF_ERROR(load_ranks(config, setup, workers));
+  const int64_t weight_bytes = workers.front()->worker->model().weight_bytes();
+  const auto memory = plan_memory(config, setup, free_bytes, weight_bytes);
+  if (!memory) {
+    return memory.error();
+  }
+  const auto num_pages = agree_on_pages(memory.value().num_pages);
+  if (!num_pages) {
+    return num_pages.error();
+  }
+  setup.weights.reset();
+  const int64_t max_total_tokens = int64_t{num_pages.value()} * kPageTokens;
+  RankSizes sizes;
+  sizes.kv_dtype = setup.kv_dtype;
+  sizes.limits = {
+      .num_pages = num_pages.value(),
+      .max_step_tokens = config.max_step_tokens,
+      .max_slots = config.max_slots,
+      .max_context_tokens = static_cast<int32_t>(std::min(setup.context_length, max_total_tokens)),
+      .vocab_size = static_cast<int32_t>(setup.model.vocab_size),
+      .max_steps_in_flight = config.max_steps_in_flight,
+      .max_step_logits = config.max_step_tokens};
+  HADAL_RETURN_IF_ERROR(on_all_ranks(
+      workers, [&](RankWorker& worker, size_t /*rank*/) { return worker.prepare(sizes); }));
+  return std::unique_ptr<Runner>(std::make_unique<ModelRunner>(std::move(workers), sizes.limits));
 }
 
 }  // namespace
@@ -213,28 +259,36 @@ Result<std::unique_ptr<Runner>> make_model_runner(const ModelRunnerConfig& confi
   if (!ranks) {
     return ranks.error();
   }
-  const auto& workers = ranks.value();
-  const int64_t free_bytes = workers.front()->worker->backend().memory_info().free_bytes;
-  HADAL_RETURN_IF_ERROR(load_ranks(config, setup.value(), workers));
-  const int64_t weight_bytes = workers.front()->worker->model().weight_bytes();
-  const auto memory = plan_memory(config, setup.value(), free_bytes, weight_bytes);
-  if (!memory) {
-    return memory.error();
+  return start_ranks(
+      config, std::move(setup).value(), std::move(ranks).value(), config.tp, [](int32_t num_pages) {
+        return num_pages;
+      });
+}
+
+Result<std::unique_ptr<Runner>> make_rank_runner(const ModelRunnerConfig& config,
+                                                 RankProcess process) {
+  HADAL_CHECK(process.comm->world_size() == config.tp, "a communicator of another world");
+  auto setup = make_setup(config);
+  if (!setup) {
+    return setup.error();
   }
-  setup.value().weights.reset();
-  RankSizes sizes;
-  sizes.kv_dtype = setup.value().kv_dtype;
-  sizes.limits = {.num_pages = memory.value().num_pages,
-                  .max_step_tokens = config.max_step_tokens,
-                  .max_slots = config.max_slots,
-                  .max_context_tokens = static_cast<int32_t>(memory.value().context_length),
-                  .vocab_size = static_cast<int32_t>(setup.value().model.vocab_size),
-                  .max_steps_in_flight = config.max_steps_in_flight,
-                  .max_step_logits = config.max_step_tokens};
-  HADAL_RETURN_IF_ERROR(on_all_ranks(
-      workers, [&](RankWorker& worker, size_t /*rank*/) { return worker.prepare(sizes); }));
-  return std::unique_ptr<Runner>(
-      std::make_unique<ModelRunner>(std::move(ranks).value(), sizes.limits));
+  // make_rank_backend divides the threads by tp.
+  ModelRunnerConfig own = config;
+  const auto hardware = static_cast<int32_t>(std::thread::hardware_concurrency());
+  const int32_t threads = config.num_threads > 0 ? config.num_threads : std::max(1, hardware);
+  own.num_threads = std::max(1, threads / process.ranks_on_host) * config.tp;
+  auto backend = make_rank_backend(own, process.comm->rank() % process.ranks_on_host);
+  if (!backend) {
+    return backend.error();
+  }
+  std::vector<std::unique_ptr<Rank>> ranks;
+  ranks.push_back(std::make_unique<Rank>(
+      std::make_unique<RankWorker>(std::move(backend).value(), std::move(process.comm))));
+  return start_ranks(config,
+                     std::move(setup).value(),
+                     std::move(ranks),
+                     process.ranks_on_host,
+                     process.agree_on_pages);
 }
 
 }  // namespace hadal

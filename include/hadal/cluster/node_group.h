@@ -58,6 +58,8 @@ class NodeGroup {
   virtual void broadcast(GroupFrameType type, std::span<const std::byte> payload) = 0;
   /// Sends what is queued for at most `seconds`, then closes every connection.
   virtual void close(double seconds) = 0;
+  /// This node's own address, without a port, as the other nodes reach it.
+  virtual std::string host() const = 0;
   /// Node 0's port.
   virtual uint16_t port() const = 0;
 };

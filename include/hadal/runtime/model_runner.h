@@ -7,11 +7,13 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 
 #include <hadal/backend/backend.h>
 #include <hadal/base/result.h>
+#include <hadal/comm/communicator.h>
 #include <hadal/model/config.h>
 #include <hadal/runtime/memory_plan.h>
 #include <hadal/runtime/runner.h>
@@ -69,6 +71,19 @@ struct ModelRunnerConfig {
 /// invalid_argument, not_found, data_loss, unsupported, resource_exhausted. May take minutes; call
 /// it from any thread. The runner's methods belong to one thread.
 Result<std::unique_ptr<Runner>> make_model_runner(const ModelRunnerConfig& config);
+
+/// One rank of a group whose ranks are processes.
+struct RankProcess {
+  std::unique_ptr<Communicator> comm;  ///< its rank and world are this runner's
+  int32_t ranks_on_host = 1;           ///< they share the host's memory and threads
+  /// From the KV pages that fit here to those that fit everywhere; every rank calls it once.
+  std::function<Result<int32_t>(int32_t num_pages)> agree_on_pages;
+};
+
+/// The same for one rank: `config.tp` is the whole group's. Every rank of the group must execute
+/// the same plans.
+Result<std::unique_ptr<Runner>> make_rank_runner(const ModelRunnerConfig& config,
+                                                 RankProcess process);
 
 /// What make_model_runner would do with this configuration and `free_bytes` of memory, without
 /// loading anything: reads config.json and, unless dummy, checks every tensor's presence, dtype and
