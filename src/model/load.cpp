@@ -1,4 +1,5 @@
 // Building a shard from a weight store: what is stacked on what, and nothing else.
+#include <charconv>
 #include <cmath>
 
 #include "model_state.h"
@@ -223,6 +224,25 @@ Status check_weights(const DeepseekConfig& config,
     }
   });
   return status;
+}
+
+void visit_weight_reads(const DeepseekConfig& config,
+                        const ParallelLayout& layout,
+                        bool with_mtp,
+                        const WeightReadFn& visit) {
+  constexpr std::string_view kLayer = "model.layers.";
+  WeightMap(config, layout).for_each(with_mtp, [&](const TensorPart& part) {
+    const std::string_view name = part.values.name;
+    int64_t order = 0;
+    if (name.starts_with(kLayer)) {
+      std::from_chars(name.data() + kLayer.size(), name.data() + name.size(), order);
+      ++order;
+    }
+    visit(part.values, part.slice, order);
+    if (part.scale) {
+      visit(*part.scale, part.scale_slice(), order);
+    }
+  });
 }
 
 std::vector<WeightBytes> count_weight_bytes(const DeepseekConfig& config,

@@ -57,6 +57,9 @@ class Queue {
   bool is_closed_ = false;
 };
 
+/// On a GPU machine the host's memory is larger than the device's, on which this is based.
+constexpr int64_t kReadaheadBytesMin = int64_t{1} << 30;
+
 using SharedPlan = std::shared_ptr<const BatchPlan>;
 
 struct Rank {
@@ -199,7 +202,19 @@ Status load_ranks(const ModelRunnerConfig& config,
     }
   }
   LoadMeter meter(total, config.progress, system_clock());
-  return on_all_ranks(ranks, [&](RankWorker& worker, size_t /*rank*/) {
+  const TimePoint start = system_clock().now();
+  std::vector<ParallelLayout> layouts;
+  for (const auto& rank : ranks) {
+    layouts.push_back(layout_of(setup, *rank->worker));
+  }
+  LoadPlan plan = plan_load(setup, layouts);
+  LoadReport report{.file_bytes = total_bytes(plan.reads)};
+  ReadaheadConfig readahead_config;
+  readahead_config.lead_bytes =
+      std::max(kReadaheadBytesMin, ranks.front()->worker->backend().memory_info().free_bytes / 8);
+  readahead_config.fraction_consumed = [&] { return meter.fraction(); };
+  Readahead readahead(std::move(plan.files), std::move(plan.reads), readahead_config);
+  HADAL_RETURN_IF_ERROR(on_all_ranks(ranks, [&](RankWorker& worker, size_t /*rank*/) {
     return worker.load({.config = setup.model,
                         .layout = layout_of(setup, worker),
                         .weights = *setup.weights,
@@ -207,7 +222,14 @@ Status load_ranks(const ModelRunnerConfig& config,
                         .max_positions = setup.context_length,
                         .with_mtp = false,
                         .meter = &meter});
-  });
+  }));
+  HADAL_RETURN_IF_ERROR(readahead.finish());
+  report.bytes_read = readahead.bytes_read();
+  report.seconds = std::chrono::duration<double>(system_clock().now() - start).count();
+  if (config.on_loaded) {
+    config.on_loaded(report);
+  }
+  return ok_status();
 }
 
 using AgreeOnPages = std::function<Result<int32_t>(int32_t)>;

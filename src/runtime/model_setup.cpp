@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <thread>
 
+#include <hadal/weights/shards.h>
+
 #include "rank_worker.h"
 
 namespace hadal {
@@ -39,6 +41,9 @@ Status check_flags(const ModelRunnerConfig& config) {
 Result<std::unique_ptr<WeightStore>> open_weights(const ModelRunnerConfig& config) {
   if (config.load_format == LoadFormat::dummy) {
     return make_dummy_weights(config.dummy_seed);
+  }
+  if (has_shards(config.model_dir)) {
+    return open_shards(config.model_dir, {config.tp, config.ep});
   }
   return open_checkpoint(config.model_dir);
 }

@@ -1,6 +1,7 @@
 // From a ModelRunnerConfig to what is to be built: pure decisions, errors that name the flag.
 #pragma once
 
+#include <span>
 #include <vector>
 
 #include <hadal/model/model.h>
@@ -20,6 +21,9 @@ struct ModelSetup {
 
 /// Reads config.json, opens the weights and checks every tensor of rank 0 against the config.
 Result<ModelSetup> make_setup(const ModelRunnerConfig& config);
+
+/// What all ranks read, once each.
+LoadPlan plan_load(const ModelSetup& setup, std::span<const ParallelLayout> layouts);
 
 /// One rank's memory, its share of `free_bytes` included. `weight_bytes` > 0 replaces the
 /// checkpoint's count by what the prepared weights really take.

@@ -40,6 +40,13 @@ LoadMeter::LoadMeter(int64_t bytes_total, LoadProgressFn report, const Clock& cl
   progress_.bytes_total = bytes_total;
 }
 
+double LoadMeter::fraction() {
+  const std::lock_guard lock(mutex_);
+  return progress_.bytes_total > 0 ? static_cast<double>(progress_.bytes_done) /
+                                         static_cast<double>(progress_.bytes_total)
+                                   : 1.0;
+}
+
 void LoadMeter::add(int64_t bytes) {
   constexpr auto kInterval = std::chrono::milliseconds(200);
   const std::lock_guard lock(mutex_);

@@ -111,6 +111,26 @@ void write_checkpoint(const std::filesystem::path& directory,
   std::ofstream(directory / "model.safetensors.index.json") << index.dump();
 }
 
+struct DataBytes {
+  int64_t tensors = 0;
+  int64_t files = 0;
+};
+
+DataBytes data_bytes(const std::filesystem::path& directory) {
+  DataBytes bytes;
+  for (const auto& entry : std::filesystem::directory_iterator(directory)) {
+    if (entry.path().extension() == ".safetensors") {
+      std::ifstream in(entry.path(), std::ios::binary);
+      uint64_t header = 0;
+      in.read(reinterpret_cast<char*>(&header), 8);
+      const auto size = static_cast<int64_t>(entry.file_size());
+      bytes.files += size;
+      bytes.tensors += size - 8 - static_cast<int64_t>(header);
+    }
+  }
+  return bytes;
+}
+
 TEST_CASE("checkpoint: a model from shards answers like the dummy it was made from", "[runtime]") {
   const ModelDirectory dir(config_text("v3_fp8"));
   write_checkpoint(dir.path(), config_of("v3_fp8"), [](FileTensor& tensor) {
@@ -131,7 +151,13 @@ TEST_CASE("checkpoint: a model from shards answers like the dummy it was made fr
     config.ep = ep;
     std::vector<LoadProgress> progress;
     config.progress = [&](const LoadProgress& p) { progress.push_back(p); };
+    LoadReport loaded;
+    config.on_loaded = [&](const LoadReport& report) { loaded = report; };
     const auto runner = make_tiny_runner(config);
+    // However many ranks, each byte comes from the files once.
+    CHECK(loaded.bytes_read == loaded.file_bytes);
+    CHECK(loaded.file_bytes >= data_bytes(dir.path()).tensors);
+    CHECK(loaded.file_bytes <= data_bytes(dir.path()).files);
     REQUIRE_FALSE(progress.empty());
     CHECK(progress.back().bytes_done >= progress.back().bytes_total);
     std::vector<Sequence> one(1);
@@ -140,6 +166,56 @@ TEST_CASE("checkpoint: a model from shards answers like the dummy it was made fr
     Driver(*runner).generate(one, 24);
     CHECK(one[0].tokens() == goldens().at("v3_fp8").at("greedy").get<std::vector<TokenId>>());
   }
+}
+
+TEST_CASE("checkpoint: a pre-sharded directory answers like its source", "[runtime]") {
+  const ModelDirectory dir(config_text("v3_fp8"));
+  for (const auto& [tp, ep] : {std::pair{1, 1}, {2, 1}, {4, 2}}) {
+    ModelRunnerConfig config = tiny_runner_config(dir.path());
+    config.tp = tp;
+    config.ep = ep;
+    const ModelDirectory out("");
+    const std::filesystem::path sharded = out.path() / "sharded";
+    const Status written = shard_model(config, sharded);
+    INFO((written ? "" : written.error().message));
+    REQUIRE(written);
+    config.model_dir = sharded;
+    config.load_format = LoadFormat::automatic;
+    LoadReport loaded;
+    config.on_loaded = [&](const LoadReport& report) { loaded = report; };
+    const auto runner = make_tiny_runner(config);
+    CHECK(loaded.bytes_read == loaded.file_bytes);
+    std::vector<Sequence> one(1);
+    one[0].prompt = goldens().at("v3_fp8").at("prompt").get<std::vector<TokenId>>();
+    one[0].sampling.temperature = 0.0F;
+    Driver(*runner).generate(one, 24);
+    CHECK(one[0].tokens() == goldens().at("v3_fp8").at("greedy").get<std::vector<TokenId>>());
+    config.tp = tp == 1 ? 2 : 1;
+    config.ep = 1;
+    const auto other = make_model_runner(config);
+    REQUIRE_FALSE(other);
+    CHECK_THAT(other.error().message, Contains("was sharded for --tp " + std::to_string(tp)));
+    CHECK_FALSE(shard_model(config, out.path() / "again"));
+  }
+}
+
+TEST_CASE("checkpoint: damage in a pre-sharded file fails the load and is named", "[runtime]") {
+  const ModelDirectory dir(config_text("v3_fp8"));
+  ModelRunnerConfig config = tiny_runner_config(dir.path());
+  config.tp = 2;
+  const std::filesystem::path sharded = dir.path() / "sharded";
+  REQUIRE(shard_model(config, sharded));
+  config.model_dir = sharded;
+  config.load_format = LoadFormat::automatic;
+  std::fstream file(sharded / "rank-00001.safetensors",
+                    std::ios::in | std::ios::out | std::ios::binary | std::ios::ate);
+  file.seekp(-1, std::ios::end);
+  const auto last = static_cast<char>(file.peek() ^ 1);
+  file.put(last);
+  file.close();
+  const auto runner = make_model_runner(config);
+  REQUIRE_FALSE(runner);
+  CHECK_THAT(runner.error().message, Contains("rank-00001.safetensors is damaged: bytes"));
 }
 
 TEST_CASE("checkpoint: damage is named before anything is loaded", "[runtime]") {

@@ -5,6 +5,7 @@
 // caller's arena, KV in the caller's pool, and ranks meet through the communicator.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <vector>
 
@@ -126,6 +127,18 @@ int64_t count_arena_bytes(const DeepseekConfig& config,
                           const Numerics& numerics,
                           int64_t num_tokens,
                           bool with_mtp);
+
+/// Called with what one rank reads: tensor, rectangle, and a number that grows with load order (0 =
+/// embedding and head, then layers).
+using WeightReadFn =
+    std::function<void(const WeightSpec& spec, const WeightSlice& slice, int64_t order)>;
+
+/// Every rectangle that a rank reads, scales included, in load order. All ranks of a layout read
+/// equally many.
+void visit_weight_reads(const DeepseekConfig& config,
+                        const ParallelLayout& layout,
+                        bool with_mtp,
+                        const WeightReadFn& visit);
 
 /// Checks presence, type and shape of every tensor that this rank reads, without reading one.
 Status check_weights(const DeepseekConfig& config,

@@ -17,12 +17,13 @@
 #include <hadal/model/config.h>
 #include <hadal/runtime/memory_plan.h>
 #include <hadal/runtime/runner.h>
+#include <hadal/weights/readahead.h>
 #include <hadal/weights/weight_store.h>
 
 namespace hadal {
 
 enum class LoadFormat : uint8_t {
-  automatic,    ///< safetensors when the directory has them; otherwise an error
+  automatic,    ///< what the directory has: safetensors, pre-sharded or not; otherwise an error
   safetensors,  ///< the same, by name
   dummy,        ///< weights from config.json and `dummy_seed` alone (src/weights/DUMMY.md)
 };
@@ -31,6 +32,13 @@ enum class KvDtype : uint8_t {
   automatic,  ///< f32 in exact CPU mode, else bf16
   f32,
   bf16,
+};
+
+/// What loading took, once the weights are in.
+struct LoadReport {
+  int64_t file_bytes = 0;  ///< different bytes that the ranks of this node need; 0 = dummy weights
+  int64_t bytes_read = 0;  ///< of files, by this process
+  double seconds = 0;      ///< from opening the files to the last prepared weight
 };
 
 struct ModelRunnerConfig {
@@ -65,6 +73,7 @@ struct ModelRunnerConfig {
   int32_t max_steps_in_flight = 2;
 
   LoadProgressFn progress;  ///< called from loading threads, never two at once; may be empty
+  std::function<void(const LoadReport&)> on_loaded;  ///< called once; may be empty
 };
 
 /// Loads the model and starts the rank threads. Errors name the file, tensor or flag:
@@ -84,6 +93,19 @@ struct RankProcess {
 /// the same plans.
 Result<std::unique_ptr<Runner>> make_rank_runner(const ModelRunnerConfig& config,
                                                  RankProcess process);
+
+/// The files of a checkpoint and what the ranks of this node need of them.
+struct LoadPlan {
+  std::vector<StoredFile> files;
+  std::vector<FileRange> reads;  ///< disjoint, in load order
+};
+
+/// What make_model_runner would read. Empty for dummy weights.
+Result<LoadPlan> plan_model_load(const ModelRunnerConfig& config);
+
+/// Writes a pre-sharded directory for config.tp and config.ep (weights/shards.h): config.model_dir
+/// is the source, dummy weights included. Errors as make_model_runner's, and those of writing.
+Status shard_model(const ModelRunnerConfig& config, const std::filesystem::path& output);
 
 /// What make_model_runner would do with this configuration and `free_bytes` of memory, without
 /// loading anything: reads config.json and, unless dummy, checks every tensor's presence, dtype and

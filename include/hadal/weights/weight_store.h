@@ -12,6 +12,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -43,6 +44,22 @@ struct WeightSlice {
 /// The whole of a tensor of this shape.
 WeightSlice whole(std::span<const int64_t> shape);
 
+/// Bytes [begin, end) of file number `file` of a store.
+struct FileRange {
+  int32_t file = 0;
+  int64_t begin = 0;
+  int64_t end = 0;
+};
+
+/// Files are read and checksummed in blocks of this size, counted from a file's first byte.
+inline constexpr int64_t kFileBlockBytes = int64_t{8} << 20;
+
+struct StoredFile {
+  std::filesystem::path path;
+  int64_t size_bytes = 0;
+  std::vector<uint32_t> block_crc32c;  ///< of each block; empty = the file has no checksums
+};
+
 /// All methods are const and thread-safe: rank threads share one store.
 class WeightStore {
  public:
@@ -61,6 +78,16 @@ class WeightStore {
   virtual Status read(const WeightSpec& spec,
                       const WeightSlice& slice,
                       std::span<std::byte> out) const = 0;
+
+  /// The files that `read` reads from; none for dummy weights.
+  virtual std::vector<StoredFile> files() const { return {}; }
+
+  /// The bytes from the first to the last that `read` would touch; nullopt when it touches none,
+  /// or would fail.
+  virtual std::optional<FileRange> range(const WeightSpec& /*spec*/,
+                                         const WeightSlice& /*slice*/) const {
+    return std::nullopt;
+  }
 
   /// For messages: the directory, or "dummy weights (seed 0)".
   virtual std::string describe() const = 0;
@@ -107,6 +134,8 @@ class LoadMeter {
   LoadMeter(int64_t bytes_total, LoadProgressFn report, const Clock& clock);
   /// Thread-safe; the callback runs on the calling thread, never two at once.
   void add(int64_t bytes);
+  /// Share of the total that was added so far, 0 to 1. Thread-safe.
+  double fraction();
 
  private:
   const Clock& clock_;
