@@ -45,7 +45,7 @@ void for_each_name(const FlagSpec& flag, Visit visit) {
   }
 }
 
-std::string nearest_flag(std::string_view name, uint8_t command) {
+std::string nearest_flag(std::string_view name, uint16_t command) {
   std::string_view best;
   size_t best_distance = 0;
   for (const FlagSpec& flag : flag_table()) {
@@ -77,7 +77,7 @@ int prefix_tier(FlagGroup group) {
   return 2;
 }
 
-std::vector<const FlagSpec*> prefix_matches(std::string_view prefix, uint8_t command, int tier) {
+std::vector<const FlagSpec*> prefix_matches(std::string_view prefix, uint16_t command, int tier) {
   std::vector<const FlagSpec*> matches;
   for (const FlagSpec& flag : flag_table()) {
     if ((flag.commands & command) == 0 || prefix_tier(flag.group) != tier) {
@@ -98,7 +98,7 @@ bool is_flag_word(std::string_view word) {
 
 }  // namespace
 
-Result<const FlagSpec*> resolve_flag(std::string_view name, uint8_t command) {
+Result<const FlagSpec*> resolve_flag(std::string_view name, uint16_t command) {
   std::string dashed(name);
   std::replace(dashed.begin(), dashed.end(), '_', '-');
   if (const FlagSpec* flag = find_flag(dashed);
@@ -143,7 +143,7 @@ Status check_kind(const FlagSpec& flag, std::string_view value) {
 }
 
 Result<std::vector<std::string>> canonical_arguments(std::span<const std::string> arguments,
-                                                     uint8_t command) {
+                                                     uint16_t command) {
   std::vector<std::string> result;
   for (size_t i = 0; i < arguments.size(); ++i) {
     const std::string_view word = arguments[i];

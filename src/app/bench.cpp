@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
-#include <fstream>
 
 #include <nlohmann/json.hpp>
 
@@ -14,10 +13,10 @@
 
 #include "assembly.h"
 #include "bench_cost.h"
+#include "bench_report.h"
 #include "commands.h"
 #include "exit_code.h"
 #include "machine_roof.h"
-#include "version.h"
 
 namespace hadal {
 
@@ -232,18 +231,6 @@ Result<json> run_scenarios(const Context& context, Engine& engine) {
   return results;
 }
 
-std::string command_text(const Config& config) {
-  std::string text = "hadal bench";
-  for (const auto& [name, values] : config.given) {
-    const FlagSpec* flag = find_flag(name);
-    text += " --" + name;
-    if (flag != nullptr && flag->kind != FlagKind::toggle) {
-      text += " " + values.back();
-    }
-  }
-  return text;
-}
-
 int fail(int code, const Error& error) {
   std::fprintf(stderr, "hadal bench: %s\n", error.message.c_str());
   return code;
@@ -251,7 +238,17 @@ int fail(int code, const Error& error) {
 
 }  // namespace
 
-int run_bench(const Config& config, const Environment& environment) {
+int run_bench(const Config& config,
+              const Environment& environment,
+              const std::vector<std::string>& words) {
+  if (words.size() == 1 && words.front() == "load") {
+    return run_bench_load(config, environment);
+  }
+  if (!words.empty() && (words.size() > 1 || words.front() != "engine")) {
+    return fail(
+        kExitUsage,
+        Error{ErrorCode::invalid_argument, "expected engine or load, got '" + words.back() + "'"});
+  }
   if (config.layout.num_nodes > 1) {
     return fail(kExitUsage, multi_node_error(config.layout));
   }
@@ -290,20 +287,13 @@ int run_bench(const Config& config, const Environment& environment) {
   if (!results) {
     return fail(kExitInternal, results.error());
   }
-  const json report = {{"version", kVersion},
-                       {"commit", kCommit},
-                       {"compiler", kCompiler},
-                       {"command", command_text(config)},
-                       {"machine", machine_name()},
-                       {"threads", threads},
-                       {"memory_gb_per_s", context.roof.read_gb_per_s},
-                       {"f32_gflop_per_s", context.roof.f32_gflop_per_s},
-                       {"results", results.value()}};
-  const std::string text = report.dump(2) + "\n";
-  std::fputs(text.c_str(), stdout);
-  if (!config.bench.output.empty() && !(std::ofstream(config.bench.output) << text)) {
-    return fail(kExitUsage,
-                Error{ErrorCode::not_found, "cannot write " + config.bench.output.string()});
+  json report = bench_header(config, "hadal bench");
+  report["threads"] = threads;
+  report["memory_gb_per_s"] = context.roof.read_gb_per_s;
+  report["f32_gflop_per_s"] = context.roof.f32_gflop_per_s;
+  report["results"] = results.value();
+  if (Status written = print_report(config, report); !written) {
+    return fail(kExitUsage, written.error());
   }
   return kExitOk;
 }

@@ -25,6 +25,7 @@ constexpr CommandSpec kCommands[] = {
     {kBench, "bench", "Measure the engine's throughput and print JSON"},
     {kRank, "rank", "Run one rank of a node; `hadal serve` starts them itself"},
     {kReplay, "replay", "Run a recorded plan stream again on one rank and compare the tokens"},
+    {kShard, "shard", "Write the model cut for --tp and --ep-size, checksummed, for fast loading"},
     {kDoctor,
      "doctor",
      "Find what is wrong with this node and its links, before any weight is read"},
@@ -142,13 +143,13 @@ Result<CommandLine> parse_flags(const CommandSpec& command,
     app.add_option("file", line.words, "what --record-plans wrote")->required()->expected(1);
   }
   if (command.bit == kBench) {
-    app.add_option(
-           "what",
-           line.words,
-           "engine (the default); sched: the scheduler simulated; plan: the fan-out to rank "
-           "processes, without a model")
+    app.add_option("what",
+                   line.words,
+                   "engine (the default); load: reading a model cold; sched: the scheduler "
+                   "simulated; plan: "
+                   "the fan-out to rank processes, without a model")
         ->expected(0, 1)
-        ->check(CLI::IsMember({"engine", "sched", "plan"}));
+        ->check(CLI::IsMember({"engine", "load", "sched", "plan"}));
   }
   if (command.bit == kSimulate) {
     app.add_option("trace", line.words, "a file of JSON lines, or the name of a workload")

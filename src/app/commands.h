@@ -37,8 +37,14 @@ int run_doctor(const Config& config, const Environment& environment);
 /// The checks of this node alone, for the start of serve: one warning line for each failure.
 void warn_of_node_failures(const Config& config, const Environment& environment);
 
-/// Measures the engine and prints one JSON document.
-int run_bench(const Config& config, const Environment& environment);
+/// Measures what `words` name (nothing or engine: the engine; load: loading) and prints one JSON
+/// document.
+int run_bench(const Config& config,
+              const Environment& environment,
+              const std::vector<std::string>& words);
+
+/// Writes a pre-sharded directory.
+int run_shard(const Config& config, const Environment& environment);
 
 /// Measures the fan-out of plans to rank processes.
 int run_bench_plan(const Config& config);

@@ -293,6 +293,7 @@ void read_commands(FlagReader& reader, Config& config) {
   generate.top_p = static_cast<float>(top_p);
   reader.integer("seed", 0, std::numeric_limits<int64_t>::max(), generate.seed);
   reader.toggle("raw", generate.is_raw);
+  reader.text("output-dir", config.shard.output_dir);
   reader.text("bench-output", config.bench.output);
   reader.number("bench-seconds", 0.1, 3600, config.bench.seconds);
 }
@@ -371,6 +372,9 @@ Result<Config> build_config(const FlagValues& values,
   if (config.model.query.name.empty() && !config.runner.null_step_us && command != kDoctor &&
       command != kBench && command != kSimulate) {  // bench looks at what it is to measure
     return usage_error("--model-path is required (or --runner null:STEP_US)");
+  }
+  if (command == kShard && config.shard.output_dir.empty()) {
+    return usage_error("--output-dir is required: the directory to write");
   }
   if (config.api.admin_port == config.api.port && config.api.port != 0 &&
       config.api.admin_host == config.api.host) {

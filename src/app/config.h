@@ -93,6 +93,10 @@ struct SimulateOptions {
   std::filesystem::path requests_output;
 };
 
+struct ShardOptions {
+  std::filesystem::path output_dir;
+};
+
 struct Config {
   ModelOptions model;
   LayoutOptions layout;
@@ -103,6 +107,7 @@ struct Config {
   GenerateOptions generate;
   BenchOptions bench;
   SimulateOptions simulate;
+  ShardOptions shard;
   LogLevel log_level = LogLevel::info;
   std::optional<uint64_t> random_seed;
   double watchdog_timeout_s = 300;

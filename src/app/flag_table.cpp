@@ -12,13 +12,13 @@ using G = FlagGroup;
 using H = FlagHandling;
 
 /// Commands that take the whole command line of a manifest.
-constexpr uint8_t kServeLike = kServe | kCheck | kDoctor | kRank;
+constexpr uint16_t kServeLike = kServe | kCheck | kDoctor | kRank;
 
 constexpr FlagSpec own(std::string_view name,
                        FlagKind kind,
                        std::string_view default_text,
                        std::string_view help,
-                       uint8_t commands = kAllCommands,
+                       uint16_t commands = kAllCommands,
                        std::string_view accepted = {}) {
   return FlagSpec{
       name, {}, kind, G::hadal, H::honoured, default_text, accepted, help, {}, commands};
@@ -171,6 +171,7 @@ constexpr FlagSpec kFlags[] = {
     own("top-p", K::number, "1", "nucleus sampling", kGenerate),
     own("seed", K::integer, "0", "with the position, the only source of randomness", kGenerate),
     own("raw", K::toggle, "", "the prompt is raw text: no chat template", kGenerate),
+    own("output-dir", K::path, "required", "directory to write, new or empty", kShard),
     own("bench-output", K::path, "", "also write the JSON report to this file", kBench),
     own("bench-seconds", K::number, "3", "time of each measurement", kBench),
     own("duration", K::number, "600", "seconds of arrivals of a workload", kSimulate),

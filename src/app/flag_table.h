@@ -28,7 +28,7 @@ enum class FlagHandling : uint8_t {
 };
 
 /// The commands on which a flag is valid.
-enum FlagCommands : uint8_t {
+enum FlagCommands : uint16_t {
   kServe = 1,
   kGenerate = 2,
   kCheck = 4,
@@ -37,7 +37,8 @@ enum FlagCommands : uint8_t {
   kRank = 32,
   kReplay = 64,
   kSimulate = 128,  ///< takes only the flags whose rows name it
-  kAllCommands = kServe | kGenerate | kCheck | kBench | kDoctor | kRank | kReplay
+  kShard = 256,
+  kAllCommands = kServe | kGenerate | kCheck | kBench | kDoctor | kRank | kReplay | kShard
 };
 
 struct FlagSpec {
@@ -50,7 +51,7 @@ struct FlagSpec {
   std::string_view accepted;      ///< comma-separated values; empty = any of its kind
   std::string_view help;          ///< what it does in hadal
   std::string_view reason;        ///< why it is ignored, limited or refused
-  uint8_t commands = kAllCommands;
+  uint16_t commands = kAllCommands;
 };
 
 /// All rows, in the order of --help.

@@ -67,11 +67,13 @@ int run(const std::vector<std::string>& arguments) {
     case kBench:
       return is_sched_bench  ? run_bench_sched(config.value())
              : is_plan_bench ? run_bench_plan(config.value())
-                             : run_bench(config.value(), environment);
+                             : run_bench(config.value(), environment, words);
     case kRank:
       return run_rank(config.value(), environment);
     case kReplay:
       return run_replay(config.value(), environment, words.front());
+    case kShard:
+      return run_shard(config.value(), environment);
     case kDoctor:
       return run_doctor(config.value(), environment);
     case kSimulate:

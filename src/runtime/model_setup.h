@@ -22,7 +22,7 @@ struct ModelSetup {
 /// Reads config.json, opens the weights and checks every tensor of rank 0 against the config.
 Result<ModelSetup> make_setup(const ModelRunnerConfig& config);
 
-/// What all ranks read, once each.
+/// What the ranks of these layouts read, each byte once.
 LoadPlan plan_load(const ModelSetup& setup, std::span<const ParallelLayout> layouts);
 
 /// One rank's memory, its share of `free_bytes` included. `weight_bytes` > 0 replaces the

@@ -251,3 +251,16 @@ TEST_CASE("config: simulate takes the scheduler's flags and its own, and needs n
   CHECK_FALSE(parse_command_line(Words{"simulate", "agents", "--tp", "16"}));
   CHECK_FALSE(parse_command_line(Words{"serve", "--request-rate", "2"}));
 }
+
+TEST_CASE("config: shard needs a directory to write", "[app]") {
+  auto line = parse_command_line(Words{"shard", "--model", "m", "--output-dir", "out"});
+  REQUIRE(line);
+  auto config = build_config(line.value().values, {}, {}, kShard);
+  REQUIRE(config);
+  CHECK(config.value().shard.output_dir == "out");
+  line = parse_command_line(Words{"shard", "--model", "m"});
+  REQUIRE(line);
+  config = build_config(line.value().values, {}, {}, kShard);
+  REQUIRE_FALSE(config);
+  CHECK(config.error().message.find("--output-dir") != std::string::npos);
+}

@@ -1,0 +1,46 @@
+// Reports name what made them, so that a number can be repeated.
+#include "bench_report.h"
+
+#include <cstdio>
+#include <fstream>
+
+#include "machine_roof.h"
+#include "version.h"
+
+namespace hadal {
+
+namespace {
+
+using nlohmann::json;
+
+std::string command_text(const Config& config, std::string text) {
+  for (const auto& [name, values] : config.given) {
+    const FlagSpec* flag = find_flag(name);
+    text += " --" + name;
+    if (flag != nullptr && flag->kind != FlagKind::toggle) {
+      text += " " + values.back();
+    }
+  }
+  return text;
+}
+
+}  // namespace
+
+json bench_header(const Config& config, const std::string& command) {
+  return {{"version", kVersion},
+          {"commit", kCommit},
+          {"compiler", kCompiler},
+          {"command", command_text(config, command)},
+          {"machine", machine_name()}};
+}
+
+Status print_report(const Config& config, const json& report) {
+  const std::string text = report.dump(2) + "\n";
+  std::fputs(text.c_str(), stdout);
+  if (!config.bench.output.empty() && !(std::ofstream(config.bench.output) << text)) {
+    return Error{ErrorCode::not_found, "cannot write " + config.bench.output.string()};
+  }
+  return ok_status();
+}
+
+}  // namespace hadal
