@@ -1,8 +1,9 @@
 // The integer functions by which CUDA attention is cut into work and laid out in shared memory.
+#include "attention_plan.h"
+
 #include <set>
 #include <vector>
 
-#include "attention_plan.h"
 #include "catch.h"
 
 namespace hadal::cuda {

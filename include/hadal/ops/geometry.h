@@ -34,8 +34,8 @@ struct BatchGeometry {
   int32_t num_prompt_rows = 0;
   int32_t num_prompt_tokens = 0;  ///< tokens of prompt rows
   int32_t num_prompt_pages = 0;   ///< sum over prompt rows of ceil(kv_length / 64)
-  int32_t max_row_tokens = 0;  ///< longest row of this step, in tokens
-  int32_t max_kv_length = 0;   ///< largest of kv_lengths
+  int32_t max_row_tokens = 0;     ///< longest row of this step, in tokens
+  int32_t max_kv_length = 0;      ///< largest of kv_lengths
 };
 
 }  // namespace hadal
