@@ -50,6 +50,7 @@ struct Options {
   uint32_t first = 0;
   uint32_t num_seeds = kDefaultSeeds;
   bool is_single = false;
+  bool shrinks = true;
   std::string machine;
 };
 
@@ -175,6 +176,13 @@ bool run_machine(const PropertyMachineKind& kind, const Options& options) {
       run_operations(kind, seed, kind.generate(seed, kind.num_operations));
     }
   });
+  if (outcome.failed && !options.shrinks) {
+    std::printf("machine %s, seed %u: %s",
+                std::string(kind.name).c_str(),
+                shared().seed,
+                outcome.text.c_str());
+    return false;
+  }
   if (outcome.failed) {
     report_failure(kind, shared().seed);
     return false;
@@ -199,8 +207,9 @@ bool run_machine(const PropertyMachineKind& kind, const Options& options) {
   return true;
 }
 
-std::optional<Options> parse(const std::vector<std::string>& arguments) {
+std::optional<Options> parse(std::vector<std::string> arguments) {
   Options options;
+  options.shrinks = std::erase(arguments, "--no-shrink") == 0;
   for (size_t i = 0; i + 1 < arguments.size(); i += 2) {
     const std::string& value = arguments[i + 1];
     uint32_t number = 0;
@@ -229,7 +238,7 @@ int run(const std::vector<std::string>& arguments) {
   if (!options) {
     std::fprintf(stderr,
                  "usage: sched_property_test [--machine scheduler|cache] [--seed N] "
-                 "[--first N] [--seeds COUNT]\n");
+                 "[--first N] [--seeds COUNT] [--no-shrink]\n");
     return 2;
   }
   bool is_good = true;
