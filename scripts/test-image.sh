@@ -43,8 +43,9 @@ say "== the entrypoint"
 enter --version | grep -q '^hadal ' || die "--version does not answer"
 enter doctor --port 0 >/dev/null || die "doctor finds fault with the chroot"
 port=$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
-enter python3 -m sglang.launch_server --runner null:500 --host 127.0.0.1 --port "$port" --trust-remote-code \
-  --enable-metrics >"$root/tmp/serve.log" 2>&1 &
+# Not through enter: the shell of a function in the background would get the signal.
+chroot --userspec=10001:10001 "$root" /usr/local/bin/hadal-entrypoint python3 -m sglang.launch_server --runner null:500 --host 127.0.0.1 --port "$port" \
+  --trust-remote-code --enable-metrics >"$root/tmp/serve.log" 2>&1 &
 server=$!
 for _ in $(seq 100); do
   curl -sf "http://127.0.0.1:$port/health" >/dev/null && break
