@@ -26,7 +26,7 @@ struct WideShape {
   static constexpr int32_t kXBytes = kTokens * kXPitch;
   static constexpr int32_t kScaleBytes = (kRows + kTokens) * 4;
   static constexpr int32_t kStageBytes = kWeightBytes + kXBytes + kScaleBytes;
-  static constexpr int32_t kStages = kMode == ProductMode::fp8 ? 4 : 2;
+  static constexpr int32_t kStages = kMode == ProductMode::fp8 ? 3 : 2;
   static constexpr int32_t kBytes = kStages * kStageBytes;
   /// Columns of out that one block makes.
   template <bool kPair>
