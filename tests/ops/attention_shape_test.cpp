@@ -194,6 +194,7 @@ void run_both(TestBackend& backend, const AttentionArgs& args) {
 }
 
 void run_case(const Case& setup, const char* name) {
+  backends();  // decides where operands lie
   Bench bench(setup);
   const CacheFixture cache(bench.step, bench.latents, DType::bf16);
   bench.compute(cache);

@@ -323,28 +323,32 @@ TEST_CASE("sample: a vocabulary over ranks gives what one rank gives", "[ops]") 
     entries[static_cast<size_t>(i)].wants_logprob = 1;
   }
   const Bench bench;
-  const Outputs whole = run(backends().front(), logits.tensor, entries, bench);
+  TestBackend one;
+  one.backend = make_cpu_backend({.num_threads = 1});
+  one.stream = one.backend->create_stream();
+  const Outputs whole = run(one, logits.tensor, entries, bench);
   auto comms = make_thread_communicators(4);
+  const int64_t local = 76;  // four slices of 76: the last has 4 columns of padding
   std::vector<Outputs> outs;
-  for (int rank = 0; rank < 4; ++rank) {
+  std::vector<GuardedTensor> slices;
+  for (int64_t rank = 0; rank < 4; ++rank) {
     outs.emplace_back(3);
+    slices.emplace_back(DType::f32, Shape{3, local});
+    for (int64_t row = 0; row < 3; ++row) {
+      const int64_t begin = rank * local;
+      std::copy_n(logits.view().row<float>(row) + begin,
+                  std::min(local, kVocab - begin),
+                  slices.back().view().row<float>(row));
+    }
   }
   {
     std::vector<std::jthread> threads;
     for (size_t rank = 0; rank < 4; ++rank) {
       threads.emplace_back([&, rank] {
-        const int64_t local = 76;  // four slices of 76: the last has 4 columns of padding
-        const GuardedTensor slice(DType::f32, Shape{3, local});
-        for (int64_t row = 0; row < 3; ++row) {
-          const auto begin = static_cast<int64_t>(rank) * local;
-          std::copy_n(logits.view().row<float>(row) + begin,
-                      std::min(local, kVocab - begin),
-                      slice.view().row<float>(row));
-        }
         const auto backend = make_cpu_backend({.num_threads = 1});
         const auto stream = backend->create_stream();
         SampleArgs args;
-        args.logits = slice.view();
+        args.logits = slices[rank].view();
         args.comm = comms[rank].get();
         args.vocab_size = kVocab;
         args.entries = entries.data();
