@@ -135,7 +135,8 @@ void GroupCarrier::carry_acks(const std::stop_token& stop) {
 }
 
 void GroupCarrier::tell_blob(int32_t rank, int32_t round, std::span<const std::byte> bytes) {
-  const auto head = raw(BlobPayload{static_cast<uint32_t>(rank), static_cast<uint32_t>(round)});
+  const BlobPayload place{static_cast<uint32_t>(rank), static_cast<uint32_t>(round)};
+  const auto head = raw(place);
   std::vector<std::byte> payload(head.begin(), head.end());
   payload.insert(payload.end(), bytes.begin(), bytes.end());
   tell(kBlobFrame, payload);
