@@ -34,7 +34,7 @@ Result<std::string> scalar_text(const json& value, std::string_view origin, cons
 
 Result<FlagValues> parse_config_file(std::string_view text,
                                      std::string_view origin,
-                                     uint8_t command) {
+                                     uint16_t command) {
   bool too_deep = false;
   const auto depth_guard = [&](int depth, json::parse_event_t, json&) {
     too_deep = too_deep || depth > kDepthMax;
