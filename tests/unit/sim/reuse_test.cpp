@@ -38,6 +38,7 @@ TEST_CASE("Reuse: within 2 points of an infinite cache when the pool holds the w
   }
 }
 
+#ifndef HADAL_SANITIZED  // minutes there
 TEST_CASE(
     "Reuse: under load and at a quarter of the working set, lpm is within 10 points of Belady",
     "[sim]") {
