@@ -54,6 +54,8 @@ struct BlobPayload {
 };
 
 constexpr size_t kEndTextMax = 1000;
+/// Steps in flight are never more; a first answer may be any of them.
+constexpr uint64_t kAckWindow = 8;
 
 }  // namespace
 
@@ -119,7 +121,7 @@ void GroupCarrier::carry_acks(const std::stop_token& stop) {
       const int32_t rank = shape.first_rank + i;
       uint64_t& last = told[static_cast<size_t>(i)];
       const uint64_t acked = board_.last_acked(rank);
-      last = last == 0 && acked > 0 ? acked - 1 : last;
+      last = last == 0 && acked > kAckWindow ? acked - kAckWindow : last;
       for (; last < acked; ++last) {
         if (const auto ack = board_.ack_of(rank, last + 1)) {
           group_->send(

@@ -18,7 +18,7 @@ using Seconds = std::chrono::duration<double>;
 
 constexpr auto kBeatInterval = 50ms;
 constexpr int32_t kVocabularyRound = kBlobRounds - 1;
-constexpr double kSupervisorSilenceSeconds = 3.5;
+constexpr double kSupervisorSilenceSeconds = 3;
 /// Rank 0 has this long to tell its clients.
 constexpr double kLastWordsSeconds = 1.5;
 

@@ -32,9 +32,10 @@ using namespace std::chrono_literals;
 using Seconds = std::chrono::duration<double>;
 
 constexpr int kTurnMs = 20;
-constexpr double kRankSilenceSeconds = 3.5;
-/// What ranks have after the end of the group before they are killed: rank 0 tells its clients.
+constexpr double kRankSilenceSeconds = 3;
+/// What rank 0 has after the end of the group, to tell its clients, and what the others have.
 constexpr double kLastWordsSeconds = 1.9;
+constexpr double kFollowerEndSeconds = 0.5;
 /// Node 0 stays this long after its last words, so that they are read before the connection ends.
 constexpr double kLingerSeconds = 0.3;
 
@@ -189,11 +190,10 @@ class Supervisor {
     if (ended_ == TimePoint{} && board_->end_reason() != EndReason::none) {
       begin_end(now);
     }
-    if (ended_ != TimePoint{} && Seconds(now - ended_).count() > kLastWordsSeconds) {
-      for (RankChild& child : ranks_) {
-        if (child.process) {
-          child.process->send_signal(SIGKILL);
-        }
+    for (RankChild& child : ranks_) {
+      const double limit_s = child.rank == 0 ? kLastWordsSeconds : kFollowerEndSeconds;
+      if (child.process && ended_ != TimePoint{} && Seconds(now - ended_).count() > limit_s) {
+        child.process->send_signal(SIGKILL);
       }
     }
     turned_ = now;

@@ -72,6 +72,7 @@ struct alignas(128) Board::Reader {
 namespace {
 
 struct AckSlot {
+  std::atomic<uint64_t> step_id{0};  ///< last written: the hashes are this step's
   std::atomic<uint64_t> consumed{0};
   std::atomic<uint64_t> produced{0};
 };
@@ -264,6 +265,7 @@ void Board::set_ack(int32_t rank, const StepAck& ack) {
   AckSlot& slot = cell.acks[ack.step_id % kAckRing];
   slot.consumed.store(ack.consumed, std::memory_order_relaxed);
   slot.produced.store(ack.produced, std::memory_order_relaxed);
+  slot.step_id.store(ack.step_id);
   cell.acked.store(ack.step_id);
   memory_->ack_bell.fetch_add(1);
   wake_all(memory_->ack_bell);
@@ -276,10 +278,10 @@ uint64_t Board::last_acked(int32_t rank) const {
 std::optional<StepAck> Board::ack_of(int32_t rank, uint64_t step_id) const {
   const RankCell& cell = memory_->cell(rank);
   const uint64_t acked = cell.acked.load();
-  if (acked < step_id || acked - step_id >= kAckRing) {
+  const AckSlot& slot = cell.acks[step_id % kAckRing];
+  if (acked < step_id || acked - step_id >= kAckRing || slot.step_id.load() != step_id) {
     return std::nullopt;
   }
-  const AckSlot& slot = cell.acks[step_id % kAckRing];
   return StepAck{step_id, slot.consumed.load(), slot.produced.load()};
 }
 

@@ -50,7 +50,7 @@ class Teller {
 };
 
 std::optional<std::string> why_not_without_secret(const NodeGroupConfig& config,
-                                                  const SocketAddress& address) {
+                                                  const TcpAddress& address) {
   if (!config.secret.empty() || address.is_loopback()) {
     return std::nullopt;
   }
@@ -94,7 +94,7 @@ class Group final : public NodeGroup {
 
   uint16_t port() const override { return port_; }
 
-  void set_own_address(const SocketAddress& address) {
+  void set_own_address(const TcpAddress& address) {
     host_ = address.host();
     port_ = address.port();
   }

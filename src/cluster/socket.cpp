@@ -22,7 +22,7 @@ Error unavailable(const std::string& what, int error) {
           what + ": " + std::strerror(error)};  // NOLINT(concurrency-mt-unsafe)
 }
 
-const sockaddr* raw(const SocketAddress& address) {
+const sockaddr* raw(const TcpAddress& address) {
   return reinterpret_cast<const sockaddr*>(&address.storage);
 }
 
@@ -48,7 +48,7 @@ FileDescriptor::~FileDescriptor() {
   }
 }
 
-bool SocketAddress::is_loopback() const {
+bool TcpAddress::is_loopback() const {
   if (storage.ss_family == AF_INET) {
     sockaddr_in v4{};
     std::memcpy(&v4, &storage, sizeof v4);
@@ -59,24 +59,24 @@ bool SocketAddress::is_loopback() const {
   return IN6_IS_ADDR_LOOPBACK(&v6.sin6_addr) != 0;
 }
 
-uint16_t SocketAddress::port() const {
+uint16_t TcpAddress::port() const {
   sockaddr_in v4{};  // the port lies at the same place in both families
   std::memcpy(&v4, &storage, sizeof v4);
   return ntohs(v4.sin_port);
 }
 
-std::string SocketAddress::host() const {
+std::string TcpAddress::host() const {
   char host[NI_MAXHOST] = {};
   const int error = getnameinfo(raw(*this), size, host, sizeof host, nullptr, 0, NI_NUMERICHOST);
   return error == 0 ? host : "unknown address";
 }
 
-std::string SocketAddress::text() const {
+std::string TcpAddress::text() const {
   const bool is_v6 = storage.ss_family == AF_INET6;
   return (is_v6 ? "[" : "") + host() + (is_v6 ? "]:" : ":") + std::to_string(port());
 }
 
-Result<SocketAddress> resolve(const std::string& host, uint16_t port) {
+Result<TcpAddress> resolve(const std::string& host, uint16_t port) {
   addrinfo hints{};
   hints.ai_family = AF_UNSPEC;
   hints.ai_socktype = SOCK_STREAM;
@@ -87,14 +87,14 @@ Result<SocketAddress> resolve(const std::string& host, uint16_t port) {
     return Error{ErrorCode::unavailable,
                  "the name '" + host + "' does not resolve: " + gai_strerror(error)};
   }
-  SocketAddress address;
+  TcpAddress address;
   address.size = std::min<socklen_t>(found->ai_addrlen, sizeof address.storage);
   std::memcpy(&address.storage, found->ai_addr, address.size);
   freeaddrinfo(found);
   return address;
 }
 
-Result<FileDescriptor> listen_on(const SocketAddress& address) {
+Result<FileDescriptor> listen_on(const TcpAddress& address) {
   FileDescriptor fd(
       socket(address.storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   const int on = 1;
@@ -105,8 +105,8 @@ Result<FileDescriptor> listen_on(const SocketAddress& address) {
   return fd;
 }
 
-Result<SocketAddress> local_address(int fd) {
-  SocketAddress address;
+Result<TcpAddress> local_address(int fd) {
+  TcpAddress address;
   address.size = sizeof address.storage;
   if (getsockname(fd, reinterpret_cast<sockaddr*>(&address.storage), &address.size) != 0) {
     return unavailable("getsockname", errno);
@@ -118,7 +118,7 @@ Result<std::pair<FileDescriptor, std::string>> accept_from(int listener, TimePoi
   if (!wait_for(listener, POLLIN, deadline)) {
     return Error{ErrorCode::unavailable, "no connection in time"};
   }
-  SocketAddress peer;
+  TcpAddress peer;
   peer.size = sizeof peer.storage;
   FileDescriptor fd(accept4(listener,
                             reinterpret_cast<sockaddr*>(&peer.storage),
@@ -131,7 +131,7 @@ Result<std::pair<FileDescriptor, std::string>> accept_from(int listener, TimePoi
   return std::pair{std::move(fd), peer.text()};
 }
 
-Result<FileDescriptor> connect_to(const SocketAddress& address, TimePoint deadline) {
+Result<FileDescriptor> connect_to(const TcpAddress& address, TimePoint deadline) {
   const std::string what = "cannot connect to " + address.text();
   FileDescriptor fd(
       socket(address.storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));

@@ -43,7 +43,7 @@ class FileDescriptor {
 };
 
 /// A resolved TCP address.
-struct SocketAddress {
+struct TcpAddress {
   sockaddr_storage storage{};
   socklen_t size = 0;
 
@@ -56,14 +56,14 @@ struct SocketAddress {
 };
 
 /// unavailable (it may resolve later) names the host.
-Result<SocketAddress> resolve(const std::string& host, uint16_t port);
+Result<TcpAddress> resolve(const std::string& host, uint16_t port);
 
 /// Non-blocking and close-on-exec, as are all sockets here. unavailable names the address.
-Result<FileDescriptor> listen_on(const SocketAddress& address);
-Result<SocketAddress> local_address(int fd);
+Result<FileDescriptor> listen_on(const TcpAddress& address);
+Result<TcpAddress> local_address(int fd);
 /// The next connection and who it is from; unavailable when none comes by the deadline.
 Result<std::pair<FileDescriptor, std::string>> accept_from(int listener, TimePoint deadline);
-Result<FileDescriptor> connect_to(const SocketAddress& address, TimePoint deadline);
+Result<FileDescriptor> connect_to(const TcpAddress& address, TimePoint deadline);
 
 /// Waits for poll(2) `events`; false at the deadline.
 bool wait_for(int fd, int16_t events, TimePoint deadline);

@@ -147,7 +147,7 @@ void collect_link_errors(Peers& peers) {
 }
 
 /// One stream to a node of lower rank; the reason when there is none.
-std::string open_data(const DoctorConfig& config, ProbeAddress address, Socket& out) {
+std::string open_data(const DoctorConfig& config, SocketAddress address, Socket& out) {
   auto socket = connect_tcp(address, within(kCallSeconds));
   if (!socket) {
     return socket.error().message;
@@ -277,7 +277,7 @@ Result<Peers> meet_as_worker(const DoctorConfig& config) {
   std::vector<std::string> errors;
   for (int32_t low = 0; low < config.node_rank; ++low) {
     const auto index = static_cast<size_t>(low);
-    ProbeAddress address = peer_address(peers.control[0]);
+    SocketAddress address = peer_address(peers.control[0]);
     std::string error;
     if (low > 0) {
       const auto found =

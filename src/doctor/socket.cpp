@@ -55,7 +55,7 @@ bool would_block(int code) {
 
 }  // namespace
 
-std::string ProbeAddress::text() const {
+std::string SocketAddress::text() const {
   std::array<char, INET6_ADDRSTRLEN> text{};
   if (family() == AF_INET) {
     ::inet_ntop(AF_INET,
@@ -73,12 +73,12 @@ std::string ProbeAddress::text() const {
   return text.data();
 }
 
-void ProbeAddress::set_port(uint16_t port) {
+void SocketAddress::set_port(uint16_t port) {
   // Both families keep the port at the same place.
   reinterpret_cast<sockaddr_in*>(&storage)->sin_port = htons(port);
 }
 
-uint16_t ProbeAddress::port() const {
+uint16_t SocketAddress::port() const {
   return ntohs(reinterpret_cast<const sockaddr_in*>(&storage)->sin_port);
 }
 
@@ -88,7 +88,7 @@ Socket::~Socket() {
   }
 }
 
-Result<std::vector<ProbeAddress>> resolve_tcp(const std::string& host, uint16_t port) {
+Result<std::vector<SocketAddress>> resolve_tcp(const std::string& host, uint16_t port) {
   addrinfo hints{};
   hints.ai_family = AF_UNSPEC;
   hints.ai_socktype = SOCK_STREAM;
@@ -101,9 +101,9 @@ Result<std::vector<ProbeAddress>> resolve_tcp(const std::string& host, uint16_t 
     return Error{ErrorCode::not_found, ::gai_strerror(code)};
   }
   const std::unique_ptr<addrinfo, decltype(&::freeaddrinfo)> guard(list, &::freeaddrinfo);
-  std::vector<ProbeAddress> addresses;
+  std::vector<SocketAddress> addresses;
   for (const addrinfo* entry = list; entry != nullptr; entry = entry->ai_next) {
-    ProbeAddress address;
+    SocketAddress address;
     address.size = entry->ai_addrlen;
     std::copy_n(reinterpret_cast<const std::byte*>(entry->ai_addr),
                 entry->ai_addrlen,
@@ -121,7 +121,7 @@ Result<Socket> listen_tcp(const std::string& host, uint16_t port) {
   if (!addresses) {
     return addresses.error();
   }
-  const ProbeAddress& address = addresses.value().front();
+  const SocketAddress& address = addresses.value().front();
   Socket socket(::socket(address.family(), SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   const int on = 1;
   ::setsockopt(socket.fd(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
@@ -133,20 +133,20 @@ Result<Socket> listen_tcp(const std::string& host, uint16_t port) {
 }
 
 uint16_t local_port(const Socket& socket) {
-  ProbeAddress address;
+  SocketAddress address;
   address.size = sizeof address.storage;
   ::getsockname(socket.fd(), address.data(), &address.size);
   return address.port();
 }
 
-ProbeAddress peer_address(const Socket& socket) {
-  ProbeAddress address;
+SocketAddress peer_address(const Socket& socket) {
+  SocketAddress address;
   address.size = sizeof address.storage;
   ::getpeername(socket.fd(), address.data(), &address.size);
   return address;
 }
 
-Result<Socket> connect_tcp(const ProbeAddress& address, TimePoint deadline) {
+Result<Socket> connect_tcp(const SocketAddress& address, TimePoint deadline) {
   Socket socket(::socket(address.family(), SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
   if (!socket.is_open()) {
     return system_error(errno);

@@ -14,7 +14,7 @@
 
 namespace hadal {
 
-struct ProbeAddress {
+struct SocketAddress {
   sockaddr_storage storage{};
   socklen_t size = 0;
 
@@ -57,16 +57,16 @@ class Socket {
 };
 
 /// At least one address, or why not. `host` empty = every address of this machine.
-Result<std::vector<ProbeAddress>> resolve_tcp(const std::string& host, uint16_t port);
+Result<std::vector<SocketAddress>> resolve_tcp(const std::string& host, uint16_t port);
 
 /// A listening, non-blocking socket. Port 0 = any.
 Result<Socket> listen_tcp(const std::string& host, uint16_t port);
 
 uint16_t local_port(const Socket& socket);
-ProbeAddress peer_address(const Socket& socket);
+SocketAddress peer_address(const Socket& socket);
 
 /// Connected and non-blocking. unavailable tells refused from no answer.
-Result<Socket> connect_tcp(const ProbeAddress& address, TimePoint deadline);
+Result<Socket> connect_tcp(const SocketAddress& address, TimePoint deadline);
 
 /// The next connection, non-blocking; unavailable when none came in time.
 Result<Socket> accept_tcp(const Socket& listener, TimePoint deadline);

@@ -27,7 +27,7 @@ Result<std::vector<std::string>> resolve(const std::string& host) {
     return addresses.error();
   }
   std::vector<std::string> texts;
-  for (const ProbeAddress& address : addresses.value()) {
+  for (const SocketAddress& address : addresses.value()) {
     texts.push_back(address.text());
   }
   return texts;
@@ -39,9 +39,9 @@ Result<std::string> source_address(const std::string& address) {
   if (!addresses) {
     return addresses.error();
   }
-  const ProbeAddress& to = addresses.value().front();
+  const SocketAddress& to = addresses.value().front();
   const Socket socket(::socket(to.family(), SOCK_DGRAM | SOCK_CLOEXEC, 0));
-  ProbeAddress own;
+  SocketAddress own;
   own.size = sizeof own.storage;
   if (::connect(socket.fd(), to.data(), to.size) != 0 ||
       ::getsockname(socket.fd(), own.data(), &own.size) != 0) {
@@ -63,7 +63,7 @@ std::vector<NetworkInterface> interfaces() {
     if (entry->ifa_addr == nullptr) {
       continue;
     }
-    ProbeAddress address;
+    SocketAddress address;
     address.size = entry->ifa_addr->sa_family == AF_INET    ? sizeof(sockaddr_in)
                    : entry->ifa_addr->sa_family == AF_INET6 ? sizeof(sockaddr_in6)
                                                             : 0;

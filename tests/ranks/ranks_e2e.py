@@ -7,6 +7,7 @@ import argparse
 import os
 import random
 import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -192,8 +193,6 @@ def test_replay(run):
             [stream.join(60) for stream in streams]
             os.kill(group.nodes[0].process.pid, signal.SIGTERM)
             check(group.wait_ended(30) == {0: 0, 1: 0}, "drained")
-        import subprocess
-
         replay = subprocess.run(
             [run.binary, "replay", path, *NULL], capture_output=True, text=True, timeout=120
         )

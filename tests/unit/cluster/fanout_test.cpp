@@ -196,6 +196,11 @@ TEST_CASE("board: the stream wraps, refuses what does not fit, and keeps the fir
   REQUIRE(board.read(1, plan, system_clock().now()));
   CHECK(plan.back() == std::byte{4});
   CHECK_FALSE(board.read(1, plan, system_clock().now() + std::chrono::milliseconds(30)));
+  CHECK_FALSE(board.ack_of(1, 1));
+  board.set_ack(1, {2, 20, 21});  // the first answer need not be step 1's
+  CHECK_FALSE(board.ack_of(1, 1));
+  CHECK(board.ack_of(1, 2)->produced == 21);
+  CHECK(board.last_acked(1) == 2);
   board.set_end(EndReason::rank_failed, "first");
   board.set_end(EndReason::node_lost, "second");
   CHECK(board.end().text == "first");
