@@ -254,7 +254,7 @@ GenerationFields read_generation_fields(FieldReader& fields, const FieldContext&
     if (salt->empty()) {
       fields.fail("cache_salt", "expected a string that is not empty");
     }
-    out.cache_namespace = *salt;
+    out.cache_salt = *salt;
   }
   return out;
 }

@@ -35,7 +35,7 @@ struct GenerationFields {
   bool includes_usage = false;
   bool includes_continuous_usage = false;
   int32_t priority = 0;
-  std::string cache_namespace;
+  std::string cache_salt;
 };
 
 inline constexpr int64_t kChoicesMax = 128;

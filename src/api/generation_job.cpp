@@ -83,7 +83,7 @@ std::optional<ApiError> GenerationJob::add_prompt(std::vector<TokenId> prompt) {
   request.ignore_stop_tokens = fields_.ignores_eos;
   request.wants_prompt_logprobs = setup_.wants_prompt_logprobs;
   request.priority = fields_.priority;
-  request.cache_namespace = fields_.cache_namespace;
+  request.cache_namespace = context_.ids.cache_namespace(fields_.cache_salt);
   request.prompt = std::move(prompt);
   const uint64_t seed = fields_.seed ? *fields_.seed : context_.ids.next_seed();
   for (int32_t k = 0; k < fields_.num_choices; ++k) {

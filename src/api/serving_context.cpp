@@ -4,6 +4,13 @@
 #include <algorithm>
 #include <chrono>
 #include <random>
+#include <string>
+
+#include <hadal/base/check.h>
+
+#include <openssl/evp.h>
+#include <openssl/hmac.h>
+#include <openssl/rand.h>
 
 namespace hadal::api {
 
@@ -32,7 +39,28 @@ uint64_t mix_bits(uint64_t value) {
 }
 
 IdSource::IdSource(std::optional<uint64_t> seed)
-    : id_key_{random_bits(), random_bits()}, seed_key_(seed ? mix_bits(*seed) : random_bits()) {}
+    : id_key_{random_bits(), random_bits()}, seed_key_(seed ? mix_bits(*seed) : random_bits()) {
+  const int is_random = RAND_bytes(namespace_key_.data(), static_cast<int>(namespace_key_.size()));
+  HADAL_CHECK(is_random == 1, "api: the system gives no random bytes");
+}
+
+std::string IdSource::cache_namespace(std::string_view salt) const {
+  if (salt.empty())
+    return {};
+  const std::string message = "cache_salt:" + std::string(salt);
+  std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
+  unsigned int size = 0;
+  const auto* bytes = reinterpret_cast<const unsigned char*>(message.data());
+  const unsigned char* done = HMAC(EVP_sha256(),
+                                   namespace_key_.data(),
+                                   static_cast<int>(namespace_key_.size()),
+                                   bytes,
+                                   message.size(),
+                                   digest.data(),
+                                   &size);
+  HADAL_CHECK(done != nullptr && size == 32, "api: HMAC-SHA256 failed");
+  return {reinterpret_cast<const char*>(digest.data()), size};
+}
 
 std::string IdSource::next_hex() {
   const uint64_t count = num_ids_.fetch_add(1, std::memory_order_relaxed);

@@ -2,9 +2,11 @@
 // ids and seeds. Const and thread-safe.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include <hadal/api/server.h>
 
@@ -22,10 +24,14 @@ class IdSource {
   /// 32 hexadecimal digits, never the same twice in a process.
   std::string next_hex();
   uint64_t next_seed();
+  /// The namespace of the radix cache for a `cache_salt`: HMAC-SHA256 under a key of this process,
+  /// so that nobody can name another's namespace. Empty for an empty salt: what all share.
+  std::string cache_namespace(std::string_view salt) const;
 
  private:
   uint64_t id_key_[2];
   uint64_t seed_key_;
+  std::array<unsigned char, 32> namespace_key_;
   std::atomic<uint64_t> num_ids_{0};
   std::atomic<uint64_t> num_seeds_{0};
 };

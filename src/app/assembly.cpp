@@ -78,6 +78,8 @@ ModelRunnerConfig runner_config(const Config& config, const std::filesystem::pat
   result.context_length = config.model.context_length;
   result.max_total_tokens = config.runner.kv_tokens_max;
   result.memory_fraction = config.runner.memory_fraction;
+  result.host_cache_ratio = config.runner.host_cache_ratio;
+  result.host_cache_bytes = config.runner.host_cache_gb * 1'000'000'000;
   result.max_slots = config.engine.max_running_requests;
   result.max_step_tokens = step_tokens(config);
   return result;

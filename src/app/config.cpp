@@ -193,6 +193,20 @@ void read_runner(FlagReader& reader, Config& config) {
   reader.integer("cpu-threads", 1, 1024, runner.cpu_threads);
   reader.number("mem-fraction-static", 0.01, 0.99, runner.memory_fraction);
   reader.integer("max-total-tokens", 1, int64_t{1} << 40, runner.kv_tokens_max);
+  if (reader.has("enable-hierarchical-cache")) {
+    runner.host_cache_ratio = 2.0;
+    reader.number("hicache-ratio", 0.01, 1000, runner.host_cache_ratio);
+    reader.integer("hicache-size", 0, 1'000'000, runner.host_cache_gb);
+    for (const std::string_view other : {"disable-radix-cache", "runner"}) {
+      if (reader.has(other) && (other != "runner" || runner.null_step_us))
+        reader.fail(
+            "enable-hierarchical-cache", "no --" + std::string(other) + " beside it", "both");
+    }
+  }
+  for (const std::string_view name : {"hicache-ratio", "hicache-size"}) {
+    if (reader.has(name) && !reader.has("enable-hierarchical-cache"))
+      reader.fail(name, "--enable-hierarchical-cache beside it", "none");
+  }
 }
 
 void read_api(FlagReader& reader, Config& config) {
@@ -269,6 +283,11 @@ void read_engine(FlagReader& reader, Config& config) {
                  {"dfs-weight", SchedulePolicy::dfs_weight},
                  {"priority", SchedulePolicy::priority}},
                 engine.policy);
+  reader.choice("radix-eviction-policy",
+                {{"lru", EvictionPolicy::lru},
+                 {"lfu", EvictionPolicy::lfu},
+                 {"priority", EvictionPolicy::priority}},
+                engine.eviction);
   engine.enable_radix_cache = !reader.has("disable-radix-cache");
   if (reader.has("random-seed")) {
     reader.integer(

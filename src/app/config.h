@@ -54,6 +54,8 @@ struct RunnerOptions {
   bool plans_ahead = true;        ///< false: each step is planned after the last one has ended
   double memory_fraction = 0.85;  ///< of free memory, weights and KV pool
   int64_t kv_tokens_max = 0;      ///< 0 = from memory
+  double host_cache_ratio = 0;    ///< host pages of the radix cache for each device page
+  int64_t host_cache_gb = 0;      ///< the same in GB; 0 = by ratio
 };
 
 /// Ranks as processes.

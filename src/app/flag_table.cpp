@@ -330,10 +330,8 @@ constexpr FlagSpec kFlags[] = {
             "constrained-json-whitespace-pattern",
             K::text,
             "structured output is not built; requests for it get 400"),
-    refused(G::sglang_a,
-            "enable-hierarchical-cache",
-            K::toggle,
-            "the radix cache has one tier, the KV pool"),
+    honoured(
+        "enable-hierarchical-cache", K::toggle, "", "evicted KV pages are kept in host memory"),
     refused(G::sglang_a, "file-storage-pth", K::path, "/v1/files is not built"),
     limited("num-continuous-decode-steps", K::integer, "1", "1", "every step is planned"),
     refused(
@@ -361,6 +359,19 @@ constexpr FlagSpec kFlags[] = {
                   "pages hold 64 tokens; reuse is exact to the token all the same")),
     later(limited(
         "log-requests-level", K::integer, "0", "0", "the text of requests is never logged")),
+    later(honoured("hicache-ratio",
+                   K::number,
+                   "2.0",
+                   "host pages of the radix cache for each page of the KV pool")),
+    later(honoured("hicache-size", K::integer, "by ratio", "the same in GB of host memory a node")),
+    refused(G::sglang_b, "hicache-storage-path", K::path, "there is no disk tier"),
+    refused(G::sglang_b, "hicache-storage-backend", K::text, "there is no disk tier"),
+    later(honoured("radix-eviction-policy",
+                   K::text,
+                   "lru",
+                   "which unused page of the radix cache goes first",
+                   "",
+                   "lru,lfu,priority")),
     simulated(
         later(honoured("max-queued-requests", K::integer, "1024", "queue length; more gets 429"))),
 

@@ -27,6 +27,8 @@ SchedulerConfig make_scheduler_config(const EngineConfig& config, const RunnerLi
   out.target_step_ms = config.target_step_ms;
   out.max_decode_stretch = config.max_decode_stretch;
   out.policy = config.policy;
+  out.eviction = config.eviction;
+  out.num_host_pages = limits.num_host_pages;
   out.enable_radix_cache = config.enable_radix_cache;
   out.policy_seed = config.policy_seed;
   out.conservativeness = config.schedule_conservativeness;
@@ -45,7 +47,7 @@ Engine::Impl::Impl(const EngineConfig& engine_config,
       clock(engine_clock),
       scheduler_config(make_scheduler_config(engine_config, runner->limits())),
       scheduler(scheduler_config),
-      meter(engine_metrics) {
+      meter(engine_metrics, runner->limits().page_bytes) {
   inbox.scheduler_stats = scheduler.stats();
 }
 

@@ -73,11 +73,23 @@ void EngineMeter::on_event(const TokenEvent& event, RequestTimes& times, TimePoi
 }
 
 void EngineMeter::on_stats(const SchedulerStats& stats, int32_t num_queued, TimePoint now) {
-  metrics_.retractions_total.add(static_cast<double>(stats.num_retractions - num_retractions_));
-  metrics_.evicted_pages_total.add(
-      static_cast<double>(stats.num_evicted_pages - num_evicted_pages_));
-  num_retractions_ = stats.num_retractions;
-  num_evicted_pages_ = stats.num_evicted_pages;
+  const auto count = [](Counter& counter, int64_t now_at, int64_t before) {
+    counter.add(static_cast<double>(now_at - before));
+  };
+  count(metrics_.retractions_total, stats.num_retractions, last_.num_retractions);
+  count(metrics_.evicted_pages_total, stats.num_evicted_pages, last_.num_evicted_pages);
+  count(metrics_.host_pages_stored_total, stats.num_pages_to_host, last_.num_pages_to_host);
+  count(
+      metrics_.host_pages_loaded_total, stats.num_pages_brought_back, last_.num_pages_brought_back);
+  metrics_.evicted_page_age_seconds_total.add(stats.evicted_age_seconds -
+                                              last_.evicted_age_seconds);
+  last_ = stats;
+  metrics_.kv_bytes_total.set(page_bytes_ * stats.pages_total);
+  metrics_.kv_bytes_cached.set(page_bytes_ * stats.pages_cached);
+  metrics_.kv_bytes_leased.set(page_bytes_ * stats.pages_leased);
+  metrics_.host_pages_total.set(stats.host_pages_total);
+  metrics_.host_pages_used.set(stats.host_pages_used);
+  metrics_.cache_oldest_page_age_seconds.set(stats.oldest_age_seconds);
   metrics_.requests_running.set(stats.num_running);
   metrics_.requests_queued.set(num_queued);
   metrics_.pages_total.set(stats.pages_total);

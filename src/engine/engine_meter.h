@@ -45,7 +45,9 @@ class MinuteSums {
 /// Engine thread only.
 class EngineMeter {
  public:
-  explicit EngineMeter(Metrics& metrics) : metrics_(metrics) {}
+  /// `page_bytes` of one rank.
+  EngineMeter(Metrics& metrics, int64_t page_bytes)
+      : metrics_(metrics), page_bytes_(static_cast<double>(page_bytes)) {}
 
   void on_admission(const RequestTimes& times, TimePoint now);
   void on_event(const TokenEvent& event, RequestTimes& times, TimePoint now);
@@ -61,8 +63,8 @@ class EngineMeter {
  private:
   Metrics& metrics_;
   MinuteSums sums_;
-  int64_t num_retractions_ = 0;
-  int64_t num_evicted_pages_ = 0;
+  const double page_bytes_;
+  SchedulerStats last_;
 };
 
 }  // namespace hadal

@@ -14,7 +14,7 @@ namespace hadal {
 namespace {
 
 constexpr uint32_t kMagic = 0x4E4C5048;  // "HPLN"
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 constexpr int32_t kMaxTopLogprobs = 1024;
 
 class Writer {
@@ -198,6 +198,7 @@ PlanRow get_row(Reader& in) {
 
 // The smallest encoding of each element, for the bound on counts.
 constexpr size_t kMinUpdateBytes = 4 + 1 + 4;
+constexpr size_t kMoveBytes = 2 * 4 + 1;
 constexpr size_t kCopyBytes = 3 * 4;
 constexpr size_t kRowBytes = 3 * 4 + 1 + 4 + 1;
 
@@ -218,6 +219,12 @@ std::vector<std::byte> encode(const BatchPlan& plan) {
       out.put(update.reset->num_prompt_tokens);
     }
     out.put_array(update.append_pages);
+  }
+  out.put_count(plan.page_moves.size());
+  for (const PageMove& move : plan.page_moves) {
+    out.put(move.page);
+    out.put(move.host_page);
+    out.put(static_cast<uint8_t>(move.to_host ? 1 : 0));
   }
   out.put_count(plan.page_copies.size());
   for (const PageCopy& copy : plan.page_copies) {
@@ -251,6 +258,12 @@ Result<BatchPlan> decode_batch_plan(std::span<const std::byte> bytes) {
   const size_t num_updates = in.get_count("slot_updates", kMinUpdateBytes);
   for (size_t i = 0; i < num_updates && in.ok(); ++i)
     plan.slot_updates.push_back(get_slot_update(in));
+  plan.page_moves.resize(in.get_count("page_moves", kMoveBytes));
+  for (PageMove& move : plan.page_moves) {
+    move.page = in.get_in("page_moves.page", 0, INT32_MAX);
+    move.host_page = in.get_in("page_moves.host_page", 0, INT32_MAX);
+    move.to_host = in.get_bool("page_moves.to_host");
+  }
   plan.page_copies.resize(in.get_count("page_copies", kCopyBytes));
   for (PageCopy& copy : plan.page_copies) {
     copy.src = in.get_in("page_copies.src", 0, INT32_MAX);

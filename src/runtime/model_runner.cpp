@@ -72,8 +72,10 @@ struct Rank {
 
 class ModelRunner final : public Runner {
  public:
-  ModelRunner(std::vector<std::unique_ptr<Rank>> ranks, const RunnerLimits& limits)
-      : ranks_(std::move(ranks)), limits_(limits) {
+  ModelRunner(std::vector<std::unique_ptr<Rank>> ranks,
+              const RunnerLimits& limits,
+              KvPool host_pool)
+      : host_pool_(std::move(host_pool)), ranks_(std::move(ranks)), limits_(limits) {
     for (size_t r = 0; r < ranks_.size(); ++r) {
       ranks_[r]->thread = std::jthread([this, r] { loop(r); });
     }
@@ -143,6 +145,7 @@ class ModelRunner final : public Runner {
     return *failure_;
   }
 
+  KvPool host_pool_;  ///< outlives the ranks
   std::vector<std::unique_ptr<Rank>> ranks_;
   RunnerLimits limits_;
   Queue<Result<StepResult>> results_;
@@ -232,6 +235,38 @@ Status load_ranks(const ModelRunnerConfig& config,
   return ok_status();
 }
 
+/// The host tier, empty when none is wanted; sets the limits' number of its pages.
+Result<KvPool> make_host_pool(const ModelRunnerConfig& config,
+                              Backend& backend,
+                              const ModelSetup& setup,
+                              RankSizes& sizes) {
+  RunnerLimits& limits = sizes.limits;
+  const int64_t wanted =
+      config.host_cache_bytes > 0
+          ? config.host_cache_bytes / limits.page_bytes
+          : static_cast<int64_t>(config.host_cache_ratio * static_cast<double>(limits.num_pages));
+  if (wanted == 0) {
+    if (config.host_cache_bytes > 0) {
+      return Error{ErrorCode::invalid_argument,
+                   "--hicache-size: " + std::to_string(config.host_cache_bytes) +
+                       " bytes hold no page of " + std::to_string(limits.page_bytes)};
+    }
+    return KvPool{};
+  }
+  limits.num_host_pages = static_cast<int32_t>(std::min<int64_t>(wanted, INT32_MAX / kPageTokens));
+  const DeepseekConfig& model = setup.model;
+  auto pool = KvPool::create(backend,
+                             sizes.kv_dtype,
+                             limits.num_host_pages,
+                             model.num_hidden_layers,
+                             model.kv_width(),
+                             MemoryKind::pinned_host);
+  if (!pool) {
+    return Error{pool.error().code, "--enable-hierarchical-cache: " + pool.error().message};
+  }
+  return pool;
+}
+
 using AgreeOnPages = std::function<Result<int32_t>(int32_t)>;
 
 /// Loads and prepares this process's ranks.
@@ -264,10 +299,17 @@ Result<std::unique_ptr<Runner>> start_ranks(const ModelRunnerConfig& config,
       .max_context_tokens = static_cast<int32_t>(std::min(setup.context_length, max_total_tokens)),
       .vocab_size = static_cast<int32_t>(setup.model.vocab_size),
       .max_steps_in_flight = config.max_steps_in_flight,
-      .max_step_logits = config.max_step_tokens};
+      .max_step_logits = config.max_step_tokens,
+      .page_bytes = memory.value().kv_bytes_per_token * kPageTokens};
+  auto host_pool = make_host_pool(config, workers.front()->worker->backend(), setup, sizes);
+  if (!host_pool) {
+    return host_pool.error();
+  }
+  sizes.host_pages = host_pool.value().view();
   HADAL_RETURN_IF_ERROR(on_all_ranks(
       workers, [&](RankWorker& worker, size_t /*rank*/) { return worker.prepare(sizes); }));
-  return std::unique_ptr<Runner>(std::make_unique<ModelRunner>(std::move(workers), sizes.limits));
+  return std::unique_ptr<Runner>(std::make_unique<ModelRunner>(
+      std::move(workers), sizes.limits, std::move(host_pool).value()));
 }
 
 }  // namespace
@@ -293,6 +335,12 @@ Result<std::unique_ptr<Runner>> make_rank_runner(const ModelRunnerConfig& config
   auto setup = make_setup(config);
   if (!setup) {
     return setup.error();
+  }
+  if (config.host_cache_bytes > 0 || config.host_cache_ratio > 0.0) {
+    return Error{
+        ErrorCode::unsupported,
+        "--enable-hierarchical-cache: ranks as processes would each keep a copy of the host "
+        "tier; expected ranks as threads (no --rank-processes, one node)"};
   }
   // make_rank_backend divides the threads by tp.
   ModelRunnerConfig own = config;

@@ -137,6 +137,13 @@ Status RankWorker::check_plan(const BatchPlan& plan) const {
                     std::to_string(plan.rows.size()) + " rows and " +
                     std::to_string(plan.page_copies.size()) + " page copies exceed the limits");
   }
+  for (const PageMove& move : plan.page_moves) {
+    if (move.page < 0 || move.page >= limits.num_pages || move.host_page < 0 ||
+        move.host_page >= limits.num_host_pages) {
+      return bad_plan("move between page " + std::to_string(move.page) + " and host page " +
+                      std::to_string(move.host_page));
+    }
+  }
   for (const PageCopy& copy : plan.page_copies) {
     const bool in_range = copy.src >= 0 && copy.src < limits.num_pages && copy.dst >= 0 &&
                           copy.dst < limits.num_pages && copy.num_tokens >= 0 &&
@@ -184,6 +191,20 @@ Status RankWorker::apply_updates(const BatchPlan& plan) {
                     std::to_string(plan.tokens.size()) + " tokens");
   }
   return ok_status();
+}
+
+/// All ranks hold the same latents, so each writes its part of the host pages and reads all. A rank
+/// that reads what another wrote has met it in a collective since: no plan does both.
+void RankWorker::move_pages(const BatchPlan& plan) {
+  for (const PageMove& move : plan.page_moves) {
+    const TensorView page = pool_.view().rows(move.page, 1);
+    const TensorView host = sizes_.host_pages.rows(move.host_page, 1);
+    if (!move.to_host) {
+      backend_->copy(page, host, *stream_);
+    } else if (move.host_page % comm_->world_size() == comm_->rank()) {
+      backend_->copy(host, page, *stream_);
+    }
+  }
 }
 
 ForwardContext RankWorker::context() {
@@ -302,6 +323,7 @@ Result<StepResult> RankWorker::run(const BatchPlan& plan) {
   staging_.upload(*backend_, *stream_);
   arena_.reset();
   const ForwardContext run = context();
+  move_pages(plan);
   if (!step.page_copies.empty()) {
     run.ops.copy_pages({.kv_pool = pool_.view(), .copies = step.page_copies}, run.stream);
   }

@@ -19,6 +19,8 @@ namespace hadal {
 struct RankSizes {
   RunnerLimits limits;
   DType kv_dtype = DType::bf16;
+  /// The host tier of all ranks of this process, or empty; outlives the workers.
+  TensorView host_pages = {};
 };
 
 /// Logits are computed in pieces of this many rows, so that scoring a long prompt needs no more
@@ -56,6 +58,7 @@ class RankWorker {
  private:
   Status check_plan(const BatchPlan& plan) const;
   Status apply_updates(const BatchPlan& plan);
+  void move_pages(const BatchPlan& plan);
   void reset_sampler(SlotId slot, const SlotReset& reset);
   struct SampleOutputs;
   void sample(const StagedStep& step, const ForwardResult& forward, SampleOutputs& out);

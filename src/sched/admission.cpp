@@ -23,6 +23,8 @@ namespace {
 
 constexpr size_t kMaxCandidates = 128;     ///< waiting sequences that are put in order
 constexpr int32_t kMatchesPerStep = 16;    ///< of them, matched again when the cache has changed
+constexpr int32_t kMaxWaitsForHost = 256;  ///< steps; then what is not back yet is computed again
+constexpr size_t kBringBackAhead = 4;      ///< sequences whose pages come back before their turn
 constexpr int32_t kMaxOvertaken = 64;      ///< then a sequence is first, whatever the policy
 constexpr int32_t kMaxReserved = 4096;     ///< output tokens that one sequence reserves at most
 constexpr uint64_t kRetryAfterSteps = 16;  ///< the reserve decays, so a blocked candidate may fit
@@ -36,19 +38,19 @@ uint64_t mix(uint64_t x) {
 /// Depth-first order of the tree with the subtrees that most waiting sequences share first: keys
 /// are the paths, each page led by its negated weight; longer paths come before their prefixes.
 void sort_by_subtree_weight(const RadixCache& cache, std::span<Sequence*> order) {
-  std::map<PageId, int32_t> weights;
+  std::map<NodeId, int32_t> weights;
   for (const Sequence* sequence : order) {
-    for (PageId page = sequence->match.tip; page != kNoPage; page = cache.parent(page))
-      --weights[page];
+    for (NodeId id = sequence->match.tip; id != kNoNode; id = cache.parent(id))
+      --weights[id];
   }
-  using Key = std::vector<std::pair<int32_t, PageId>>;
+  using Key = std::vector<std::pair<int32_t, NodeId>>;
   std::vector<std::pair<Key, Sequence*>> keyed;
   for (Sequence* sequence : order) {
     Key key;
-    for (PageId page = sequence->match.tip; page != kNoPage; page = cache.parent(page))
-      key.emplace_back(weights[page], page);
+    for (NodeId id = sequence->match.tip; id != kNoNode; id = cache.parent(id))
+      key.emplace_back(weights[id], id);
     std::reverse(key.begin(), key.end());
-    key.emplace_back(1, kNoPage);
+    key.emplace_back(1, kNoNode);
     keyed.emplace_back(std::move(key), sequence);
   }
   std::stable_sort(
@@ -72,10 +74,13 @@ void Scheduler::Impl::admit(BatchPlan& plan, StepBudget& budget) {
     refresh_match(*sequence);
     if (waits_for_prefix(*sequence))
       continue;
+    if (sequence->match.num_host_pages > 0 && fits(*sequence, sequence->match) &&
+        !bring_back(*sequence, plan))
+      continue;
     PrefixMatch match = sequence->match;
     if (!fits(*sequence, match) && running.empty()) {
       // The page that is copied from would be one page too many for a sequence that fills the pool.
-      match.tail = kNoPage;
+      match.tail = kNoNode;
       match.num_tail_tokens = 0;
     }
     if (!fits(*sequence, match)) {
@@ -187,7 +192,7 @@ void Scheduler::Impl::sort_by_policy(size_t begin, size_t end) {
     case SchedulePolicy::lpm:
       refresh_matches(order);
       sort([](const Sequence& a, const Sequence& b) {
-        return a.match.num_tokens() > b.match.num_tokens();
+        return a.match.num_tokens_in_all_tiers() > b.match.num_tokens_in_all_tiers();
       });
       break;
     case SchedulePolicy::dfs_weight:
@@ -310,6 +315,36 @@ bool Scheduler::Impl::fits(const Sequence& sequence, const PrefixMatch& match) c
   }
   const int32_t available = num_available() - cache.num_evictable_in(match);
   return needed <= available;
+}
+
+/// Brings the sequence's pages back from the host, as many as this step may. True when none is left
+/// there, or waiting for them is not worth it.
+bool Scheduler::Impl::bring_back(Sequence& sequence, const BatchPlan& plan) {
+  const std::string& name_space = sequence.request.cache_namespace;
+  const bool is_alone = running.empty() && plan.rows.empty();
+  const int32_t most = is_alone ? sequence.match.num_host_pages : pages_back_left;
+  // A plan without rows would not be submitted, and its moves with it.
+  if (is_alone || !plan.rows.empty())
+    pages_back_left -= cache.bring_back(name_space, sequence.match, most);
+  refresh_match(sequence);
+  return sequence.match.num_host_pages == 0 || is_alone ||
+         ++sequence.num_waits_for_host > kMaxWaitsForHost;
+}
+
+/// The next to be admitted get their pages back while they wait, where that takes none from those
+/// that run.
+void Scheduler::Impl::bring_back_ahead(const BatchPlan& plan) {
+  if (config.num_host_pages == 0 || waiting.empty() || plan.rows.empty() || pages_back_left <= 0)
+    return;
+  size_t num_seen = 0;
+  for (Sequence* sequence : admission_order()) {
+    if (++num_seen > kBringBackAhead || pages_back_left <= 0)
+      return;
+    refresh_match(*sequence);
+    if (sequence->match.num_host_pages > 0 && fits(*sequence, sequence->match))
+      pages_back_left -=
+          cache.bring_back(sequence->request.cache_namespace, sequence->match, pages_back_left);
+  }
 }
 
 bool Scheduler::Impl::keeps_guarantee(const Sequence& sequence) const {

@@ -54,14 +54,18 @@ bool Scheduler::Impl::plan_next(BatchPlan& plan) {
   StepBudget budget = make_budget();
   plan_decodes(plan, budget);
   plan_prefills(plan, budget);
-  if (!is_short)
+  pages_back_left = config.max_pages_back_per_step;
+  if (!is_short) {
     admit(plan, budget);
+    bring_back_ahead(plan);
+  }
   in_flight.back().work = budget.work;
   if (plan.rows.empty()) {
     spare_steps.push_back(std::move(in_flight.back()));
     in_flight.pop_back();
-    return false;
+    return false;  // moves that were decided stay with the cache for the next plan
   }
+  cache.take_moves(plan.page_moves);
   ++next_step_id;
   const double floor = initial_reserve_ratio(config.conservativeness) * kReserveFloor;
   reserve_ratio = floor + (reserve_ratio - floor) * kReserveDecay;
@@ -78,6 +82,7 @@ void Scheduler::Impl::recycle(BatchPlan& plan) {
   }
   plan.step_id = 0;
   plan.slot_updates.clear();
+  plan.page_moves.clear();
   plan.page_copies.clear();
   plan.rows.clear();
   plan.tokens.clear();
@@ -275,16 +280,18 @@ void Scheduler::Impl::place(Sequence& sequence, const PrefixMatch& match, BatchP
   const std::string& name_space = sequence.request.cache_namespace;
   const int32_t num_pages = pages_for(sequence.num_known());
   if (config.enable_radix_cache) {
-    sequence.lease = cache.acquire(name_space, match);
+    const int32_t priority = sequence.request.priority;
+    sequence.lease = cache.acquire(name_space, match, priority);
     cache.append_pages(sequence.lease, sequence.pages);
-    if (match.tail != kNoPage)
-      in_flight.back().copy_sources.push_back(cache.acquire_tail(name_space, match));
+    if (match.tail != kNoNode)
+      in_flight.back().copy_sources.push_back(cache.acquire_tail(name_space, match, priority));
   }
   while (static_cast<int32_t>(sequence.pages.size()) < num_pages)
     sequence.pages.push_back(take_page());
-  if (match.tail != kNoPage)
-    plan.page_copies.push_back(
-        {match.tail, sequence.pages[static_cast<size_t>(match.num_pages)], match.num_tail_tokens});
+  if (match.tail != kNoNode)
+    plan.page_copies.push_back({cache.page_of(match.tail),
+                                sequence.pages[static_cast<size_t>(match.num_pages)],
+                                match.num_tail_tokens});
   // Room for what comes, so that decode does not allocate; longer answers grow it rarely.
   const int32_t expected =
       sequence.num_known() + std::min(sequence.num_remaining(), kReservedTokens);

@@ -1,6 +1,5 @@
 // The scheduler's interface: submission, cancellation, statistics and the checks.
 #include <algorithm>
-#include <limits>
 #include <utility>
 
 #include <hadal/base/check.h>
@@ -20,7 +19,7 @@ Error invalid(std::string message) {
 Scheduler::Impl::Impl(const SchedulerConfig& scheduler_config)
     : config(scheduler_config),
       pages(scheduler_config.num_pages),
-      cache(pages),
+      cache(pages, {scheduler_config.eviction, scheduler_config.num_host_pages}),
       slots(static_cast<size_t>(scheduler_config.max_slots), nullptr),
       reserve_ratio(initial_reserve_ratio(scheduler_config.conservativeness)) {
   HADAL_CHECK(config.num_pages > 0 && config.max_slots > 0, "scheduler: no pages or no slots");
@@ -58,6 +57,7 @@ Scheduler::Impl::~Impl() {
 void Scheduler::Impl::advance_to(TimePoint time) {
   HADAL_CHECK(time >= now, "scheduler: time goes back");
   now = time;
+  cache.set_now(now);
   while (!deadlines.empty() && deadlines.begin()->first <= now) {
     Sequence& late = *sequences.at(deadlines.begin()->second);
     end_sequence(late, "the request's deadline has passed");
@@ -190,6 +190,8 @@ void Scheduler::abandon(const std::string& error) {
       impl_->fail(sequence, error);
     impl_->release(sequence);
   }
+  // Moves between the tiers that were planned may not have happened.
+  impl_->cache.clear();
 }
 
 void Scheduler::take_events(std::vector<TokenEvent>& out) {
@@ -212,7 +214,7 @@ int32_t Scheduler::num_in_flight() const {
 
 int32_t Scheduler::flush_cache() {
   impl_->admission_blocked_until = 0;
-  return impl_->cache.evict(std::numeric_limits<int32_t>::max());
+  return impl_->cache.clear();
 }
 
 SchedulerStats Scheduler::stats() const {
@@ -227,6 +229,12 @@ SchedulerStats Scheduler::stats() const {
   stats.num_retractions = impl_->num_retractions;
   stats.max_retractions_of_one = impl_->max_retractions_of_one;
   stats.num_evicted_pages = impl_->cache.num_evicted();
+  stats.evicted_age_seconds = impl_->cache.evicted_age_seconds();
+  stats.oldest_age_seconds = impl_->cache.oldest_age_seconds();
+  stats.host_pages_total = impl_->config.num_host_pages;
+  stats.host_pages_used = impl_->cache.num_host_pages_used();
+  stats.num_pages_to_host = impl_->cache.num_moved_to_host();
+  stats.num_pages_brought_back = impl_->cache.num_brought_back();
   stats.num_cached_tokens = impl_->num_cached_tokens;
   stats.num_prompt_tokens = impl_->num_prompt_tokens;
   return stats;
@@ -239,8 +247,8 @@ void Scheduler::check_invariants() const {
   std::vector<int32_t> num_owners(static_cast<size_t>(s.config.num_pages), 0);
   std::vector<int32_t> num_leases(static_cast<size_t>(s.config.num_pages), 0);
   const auto count_lease = [&](const Lease& lease) {
-    for (PageId page = lease.tip(); page != kNoPage; page = s.cache.parent(page))
-      ++num_leases[static_cast<size_t>(page)];
+    for (NodeId id = lease.tip(); id != kNoNode; id = s.cache.parent(id))
+      ++num_leases[static_cast<size_t>(s.cache.page_of(id))];
   };
   for (PageId page = 0; page < s.config.num_pages; ++page)
     num_owners[static_cast<size_t>(page)] += s.pages.is_free(page) + s.cache.contains(page);

@@ -87,6 +87,8 @@ struct Scheduler::Impl {
   void enqueue(Sequence& sequence);
   void dequeue(Sequence& sequence);
   double least_waiting_served() const;
+  bool bring_back(Sequence& sequence, const BatchPlan& plan);
+  void bring_back_ahead(const BatchPlan& plan);
   bool keeps_guarantee(const Sequence& sequence) const;
   void refresh_match(Sequence& sequence);
   bool reads_cache(const Sequence& sequence) const;
@@ -140,6 +142,7 @@ struct Scheduler::Impl {
   std::vector<std::vector<PageId>> spare_page_lists;
   std::vector<Sequence*> candidates;
   std::vector<Sequence*> ordered;
+  int32_t pages_back_left = 0;  ///< that this step may still bring back from the host
   std::vector<ShareGroup> groups;
   size_t next_refresh = 0;  ///< of the candidates, whose match is brought up to date first
   std::vector<TokenEvent> events;

@@ -50,7 +50,8 @@ struct Sequence {
   std::vector<TokenLogprob> prompt_logprobs;
   std::vector<std::vector<TokenLogprob>> prompt_top_logprobs;
 
-  PrefixMatch match;  ///< while waiting; good for cache version `match_version`
+  int32_t num_waits_for_host = 0;  ///< steps in which its pages were on their way back
+  PrefixMatch match;               ///< while waiting; good for cache version `match_version`
   uint64_t match_version = 0;
 
   int32_t num_known() const { return static_cast<int32_t>(tokens.size()); }

@@ -9,7 +9,7 @@ namespace hadal {
 namespace {
 
 /// Heap priority of a page: fixed, well mixed, nothing a client can choose.
-uint32_t priority(PageId page) {
+uint32_t priority(NodeId page) {
   auto x = static_cast<uint32_t>(page) * 0x9E3779B1U;
   x ^= x >> 16U;
   x *= 0x85EBCA6BU;
@@ -18,7 +18,7 @@ uint32_t priority(PageId page) {
   return x ^ (x >> 16U);
 }
 
-CacheNode& at(std::span<CacheNode> nodes, PageId page) {
+CacheNode& at(std::span<CacheNode> nodes, NodeId page) {
   return nodes[static_cast<size_t>(page)];
 }
 
@@ -29,18 +29,18 @@ bool key_less(std::span<const TokenId> a, std::span<const TokenId> b) {
 }  // namespace
 
 SiblingMatch find_best_sibling(std::span<const CacheNode> nodes,
-                               PageId root,
+                               NodeId root,
                                std::span<const TokenId> query) {
   SiblingMatch best;
-  PageId page = root;
-  while (page != kNoPage) {
+  NodeId page = root;
+  while (page != kNoNode) {
     const CacheNode& node = nodes[static_cast<size_t>(page)];
     const std::span<const TokenId> key = node.key();
     const size_t limit = std::min(key.size(), query.size());
     const auto first_difference =
         std::mismatch(query.begin(), query.begin() + static_cast<ptrdiff_t>(limit), key.begin());
     const auto common = static_cast<size_t>(first_difference.first - query.begin());
-    if (best.page == kNoPage || static_cast<int32_t>(common) >= best.num_common)
+    if (best.id == kNoNode || static_cast<int32_t>(common) >= best.num_common)
       best = {page, static_cast<int32_t>(common)};
     if (common == limit) {
       if (key.size() == query.size())
@@ -53,19 +53,19 @@ SiblingMatch find_best_sibling(std::span<const CacheNode> nodes,
   return best;
 }
 
-PageId insert_sibling(std::span<CacheNode> nodes, PageId root, PageId page) {
+NodeId insert_sibling(std::span<CacheNode> nodes, NodeId root, NodeId page) {
   CacheNode& added = at(nodes, page);
-  PageId* link = &root;
-  while (*link != kNoPage && priority(*link) >= priority(page)) {
+  NodeId* link = &root;
+  while (*link != kNoNode && priority(*link) >= priority(page)) {
     CacheNode& node = at(nodes, *link);
     link = key_less(added.key(), node.key()) ? &node.left : &node.right;
   }
   // Split the subtree under `link` around the new key; its halves become the new node's children.
-  PageId rest = *link;
+  NodeId rest = *link;
   *link = page;
-  PageId* less = &added.left;
-  PageId* greater = &added.right;
-  while (rest != kNoPage) {
+  NodeId* less = &added.left;
+  NodeId* greater = &added.right;
+  while (rest != kNoNode) {
     CacheNode& node = at(nodes, rest);
     if (key_less(node.key(), added.key())) {
       *less = rest;
@@ -77,22 +77,22 @@ PageId insert_sibling(std::span<CacheNode> nodes, PageId root, PageId page) {
       rest = node.left;
     }
   }
-  *less = kNoPage;
-  *greater = kNoPage;
+  *less = kNoNode;
+  *greater = kNoNode;
   return root;
 }
 
-PageId remove_sibling(std::span<CacheNode> nodes, PageId root, PageId page) {
+NodeId remove_sibling(std::span<CacheNode> nodes, NodeId root, NodeId page) {
   CacheNode& removed = at(nodes, page);
-  PageId* link = &root;
+  NodeId* link = &root;
   while (*link != page) {
-    HADAL_CHECK(*link != kNoPage, "radix cache: page is not among its siblings");
+    HADAL_CHECK(*link != kNoNode, "radix cache: page is not among its siblings");
     CacheNode& node = at(nodes, *link);
     link = key_less(removed.key(), node.key()) ? &node.left : &node.right;
   }
-  PageId less = removed.left;
-  PageId greater = removed.right;
-  while (less != kNoPage && greater != kNoPage) {
+  NodeId less = removed.left;
+  NodeId greater = removed.right;
+  while (less != kNoNode && greater != kNoNode) {
     if (priority(less) >= priority(greater)) {
       *link = less;
       link = &at(nodes, less).right;
@@ -103,17 +103,17 @@ PageId remove_sibling(std::span<CacheNode> nodes, PageId root, PageId page) {
       greater = *link;
     }
   }
-  *link = less != kNoPage ? less : greater;
-  removed.left = kNoPage;
-  removed.right = kNoPage;
+  *link = less != kNoNode ? less : greater;
+  removed.left = kNoNode;
+  removed.right = kNoNode;
   return root;
 }
 
-void list_siblings(std::span<const CacheNode> nodes, PageId root, std::vector<PageId>& out) {
-  std::vector<PageId> stack;
-  PageId page = root;
-  while (page != kNoPage || !stack.empty()) {
-    while (page != kNoPage) {
+void list_siblings(std::span<const CacheNode> nodes, NodeId root, std::vector<NodeId>& out) {
+  std::vector<NodeId> stack;
+  NodeId page = root;
+  while (page != kNoNode || !stack.empty()) {
+    while (page != kNoNode) {
       stack.push_back(page);
       page = nodes[static_cast<size_t>(page)].left;
     }

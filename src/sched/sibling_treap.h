@@ -15,22 +15,22 @@
 namespace hadal {
 
 struct SiblingMatch {
-  PageId page = kNoPage;   ///< the child with the longest common prefix; kNoPage without children
+  NodeId id = kNoNode;     ///< the child with the longest common prefix; kNoNode without children
   int32_t num_common = 0;  ///< tokens in common with the query
 };
 
 /// Longest common prefix among the siblings under `root`; ties go to the one that is met last.
 SiblingMatch find_best_sibling(std::span<const CacheNode> nodes,
-                               PageId root,
+                               NodeId root,
                                std::span<const TokenId> query);
 
 /// Inserts `page`, whose key differs from all others, and returns the new root.
-PageId insert_sibling(std::span<CacheNode> nodes, PageId root, PageId page);
+NodeId insert_sibling(std::span<CacheNode> nodes, NodeId root, NodeId page);
 
 /// Removes `page` and returns the new root.
-PageId remove_sibling(std::span<CacheNode> nodes, PageId root, PageId page);
+NodeId remove_sibling(std::span<CacheNode> nodes, NodeId root, NodeId page);
 
 /// Appends all siblings under `root` in order of their tokens. O(count), for checks.
-void list_siblings(std::span<const CacheNode> nodes, PageId root, std::vector<PageId>& out);
+void list_siblings(std::span<const CacheNode> nodes, NodeId root, std::vector<NodeId>& out);
 
 }  // namespace hadal

@@ -174,6 +174,33 @@ TEST_CASE("runner: a copied page serves its first tokens exactly", "[runtime]") 
   CHECK(warm.value().rows[0].logprob == cold.value().rows[0].logprob);
 }
 
+TEST_CASE("runner: pages that went to the host tier and came back serve exactly", "[runtime]") {
+  const ModelDirectory dir(config_text("v3_fp8"));
+  for (const int32_t tp : {1, 2}) {
+    ModelRunnerConfig config = tiny_runner_config(dir.path());
+    config.tp = tp;
+    config.host_cache_ratio = 0.25;
+    const auto runner = make_tiny_runner(config);
+    CHECK(runner->limits().num_host_pages == 12);
+    Driver driver(*runner);
+    SamplingParams sampling = greedy();
+    sampling.num_top_logprobs = 0;
+    const std::vector<TokenId> tokens = random_prompt(1, 140);
+    const auto cold = driver.step(prompt_plan(0, tokens, 0, {10, 11, 12}, sampling));
+    REQUIRE(cold);
+    // Two pages leave, one to each rank's part of the tier, and others take their places.
+    BatchPlan leave = prompt_plan(1, random_prompt(2, 128), 0, {10, 11}, sampling);
+    leave.page_moves = {{11, 7, true}, {10, 4, true}};
+    REQUIRE(driver.step(leave));
+    BatchPlan back = prompt_plan(2, tokens, 2 * kPageTokens, {20, 21, 22}, sampling);
+    back.page_moves = {{20, 4, false}, {21, 7, false}};
+    const auto warm = driver.step(back);
+    REQUIRE(warm);
+    CHECK(warm.value().rows[0].token == cold.value().rows[0].token);
+    CHECK(warm.value().rows[0].logprob == cold.value().rows[0].logprob);
+  }
+}
+
 TEST_CASE("runner: prompt log-probabilities, whole and in chunks, on 1 and 2 ranks", "[runtime]") {
   const ModelDirectory dir(config_text("v3_fp8"));
   const std::vector<TokenId> prompt = random_prompt(3, 300);
@@ -252,6 +279,10 @@ TEST_CASE("runner: a plan that breaks the limits ends the group with one error",
       {"copy of 1 tokens from page 48",
        [](BatchPlan& p) {
          p.page_copies.push_back({48, 1, 1});
+       }},
+      {"move between page 1 and host page 0",
+       [](BatchPlan& p) {
+         p.page_moves.push_back({1, 0, true});
        }},
       {"logit_bias of token 97",
        [](BatchPlan& p) {

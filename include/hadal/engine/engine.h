@@ -30,6 +30,7 @@ struct EngineConfig {
   double request_timeout_s = 0.0;   ///< from submission to the last token; 0 = none
   SchedulePolicy policy = SchedulePolicy::lpm;
   bool enable_radix_cache = true;
+  EvictionPolicy eviction = EvictionPolicy::lru;
   uint64_t policy_seed = 0;
   /// How much future output is reserved when a request is admitted; larger = fewer retractions.
   double schedule_conservativeness = 1.0;

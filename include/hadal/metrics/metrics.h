@@ -38,15 +38,24 @@ struct Metrics {
   Counter& generation_tokens_total;
   Counter& retractions_total;
   Counter& evicted_pages_total;
+  Counter& evicted_page_age_seconds_total;  ///< since their last use; over the pages: the mean age
+  Counter& host_pages_stored_total;
+  Counter& host_pages_loaded_total;
   Gauge& requests_running;
   Gauge& requests_queued;
   Gauge& pages_total;
   Gauge& pages_free;
   Gauge& pages_cached;
-  Gauge& tokens_used;            ///< tokens of KV in leased pages
-  Gauge& token_usage;            ///< fraction of KV pages that are leased
-  Gauge& cache_hit_rate;         ///< cached prompt tokens / prompt tokens, last minute
-  Gauge& generation_throughput;  ///< tokens/s over the last second
+  Gauge& kv_bytes_total;  ///< of one rank, as the next two
+  Gauge& kv_bytes_cached;
+  Gauge& kv_bytes_leased;
+  Gauge& host_pages_total;
+  Gauge& host_pages_used;
+  Gauge& cache_oldest_page_age_seconds;  ///< since its last use, of the page that is evicted next
+  Gauge& tokens_used;                    ///< tokens of KV in leased pages
+  Gauge& token_usage;                    ///< fraction of KV pages that are leased
+  Gauge& cache_hit_rate;                 ///< cached prompt tokens / prompt tokens, last minute
+  Gauge& generation_throughput;          ///< tokens/s over the last second
   Histogram& time_to_first_token_seconds;
   Histogram& inter_token_latency_seconds;
   Histogram& request_latency_seconds;

@@ -58,6 +58,15 @@ struct SlotUpdate {
   std::vector<PageId> append_pages;
 };
 
+/// Moves the KV of one page between the device and the host tier. Moves happen in order, before the
+/// page copies. A node's ranks share one host tier: each page is written there once, and in one
+/// plan no host page is read that the plan writes, or written that it reads.
+struct PageMove {
+  PageId page = 0;       ///< on the device
+  PageId host_page = 0;  ///< in the host tier
+  bool to_host = false;
+};
+
 /// Copies the first `num_tokens` of page `src` to page `dst` before the step runs (a partly
 /// matching cached page).
 struct PageCopy {
@@ -83,6 +92,7 @@ struct PlanRow {
 struct BatchPlan {
   uint64_t step_id = 0;
   std::vector<SlotUpdate> slot_updates;
+  std::vector<PageMove> page_moves;
   std::vector<PageCopy> page_copies;
   std::vector<PlanRow> rows;
   std::vector<TokenId>

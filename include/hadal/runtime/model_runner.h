@@ -66,6 +66,10 @@ struct ModelRunnerConfig {
   int64_t max_total_tokens = 0;
   /// Share of the free memory that weights, KV and work space may take together, 0 to 1.
   double memory_fraction = 0.8;
+  /// Host tier of the radix cache: a multiple of the device's pages, or, when not 0, of this many
+  /// bytes. Both 0 = none.
+  double host_cache_ratio = 0.0;
+  int64_t host_cache_bytes = 0;
   int32_t max_slots = 64;          ///< sequences that run at once
   int32_t max_step_tokens = 2048;  ///< tokens of one step, chunked prefill included
 

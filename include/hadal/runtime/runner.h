@@ -20,6 +20,8 @@ struct RunnerLimits {
   int32_t max_steps_in_flight = 1;
   /// Largest sum of PlanRow::num_logits; 0 = max_step_tokens. At least max_slots + 1.
   int32_t max_step_logits = 0;
+  int32_t num_host_pages = 0;  ///< of the host tier, shared by a node's ranks; 0 = there is none
+  int64_t page_bytes = 0;      ///< of one page on one rank; 0 = unknown
 };
 
 /// Engine thread only. At most RunnerLimits::max_steps_in_flight steps are submitted and not yet

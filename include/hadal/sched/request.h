@@ -57,6 +57,14 @@ class TokenSink {
   virtual void on_event(TokenEvent event) noexcept = 0;
 };
 
+/// `--radix-eviction-policy`: which unleased page of the radix cache goes first.
+enum class EvictionPolicy : uint8_t {
+  lru,       ///< the one unused for longest
+  lfu,       ///< of the least used ones (counted exactly to 15, then by doublings)
+  priority,  ///< of those whose users had the lowest priority (of -16..15; others count as the
+             ///< ends)
+};
+
 /// `--schedule-policy`.
 enum class SchedulePolicy : uint8_t { lpm, fcfs, random, dfs_weight, priority };
 

@@ -38,6 +38,10 @@ struct SchedulerConfig {
   double max_decode_stretch = 1.8;
   SchedulePolicy policy = SchedulePolicy::lpm;
   bool enable_radix_cache = true;
+  EvictionPolicy eviction = EvictionPolicy::lru;
+  int32_t num_host_pages = 0;  ///< of the host tier: where evicted pages are kept; 0 = nowhere
+  /// Pages that one step brings back from the host tier at most, while something else runs.
+  int32_t max_pages_back_per_step = 32;
   uint64_t policy_seed = 0;
   double conservativeness = 1.0;
 };
@@ -53,6 +57,12 @@ struct SchedulerStats {
   int64_t num_retractions = 0;
   int32_t max_retractions_of_one = 0;  ///< at most 2
   int64_t num_evicted_pages = 0;
+  double evicted_age_seconds = 0.0;  ///< time since their last use of those pages, summed
+  double oldest_age_seconds = 0.0;   ///< the same of the page that is evicted next
+  int32_t host_pages_total = 0;
+  int32_t host_pages_used = 0;
+  int64_t num_pages_to_host = 0;
+  int64_t num_pages_brought_back = 0;
   int64_t num_cached_tokens = 0;  ///< prompt tokens served from the cache, all sequences so far
   int64_t num_prompt_tokens = 0;  ///< prompt tokens of all sequences admitted so far
 };
@@ -99,7 +109,7 @@ class Scheduler {
 
   bool has_work() const;  ///< running or waiting sequences, or a step in flight
   int32_t num_in_flight() const;
-  /// Drops all unleased cached pages; returns how many.
+  /// Drops all unleased cached pages, the host tier's too; returns how many of the device.
   int32_t flush_cache();
   SchedulerStats stats() const;
   /// Aborts with the name of the broken rule (reliability model: P1-P6, R1-R10, S4, S5, S8, L5).

@@ -124,10 +124,15 @@ TEST_CASE("chat requests: seeds, lengths and stops reach the engine", "[api]") {
   CHECK(requests[0].stop_token_ids == std::vector<TokenId>{TinyTokenizer::kEos, 65});
   CHECK(requests[0].sampling.min_new_tokens == 2);
   CHECK(requests[0].ignore_stop_tokens);
-  CHECK(requests[0].cache_namespace == "s");
+  // Keyed: the same for the same salt, and nothing that a client could compute.
+  CHECK(requests[0].cache_namespace == fixture.context().ids.cache_namespace("s"));
+  CHECK(requests[0].cache_namespace.size() == 32);
+  CHECK(requests[0].cache_namespace != fixture.context().ids.cache_namespace("t"));
+  CHECK(requests[0].cache_namespace != hadal::api::IdSource(7).cache_namespace("s"));
   CHECK(requests[0].sampling.logit_bias.at(0) == std::pair<TokenId, float>{66, -100.0F});
   auto rest = fixture.chat(user_body());
   const GenerateRequest request = rest->take_requests().at(0);
+  CHECK(request.cache_namespace.empty());
   CHECK(request.max_new_tokens == 4096 - static_cast<int32_t>(request.prompt.size()));
 }
 

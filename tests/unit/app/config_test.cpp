@@ -203,6 +203,24 @@ TEST_CASE("config: a target step time replaces the stretch, and 0 takes both awa
   CHECK(engine_of({"--model", "m", "--request-timeout", "2.5"}).request_timeout_s == 2.5);
 }
 
+TEST_CASE("config: the host tier of the cache", "[app]") {
+  const auto runner_of = [](Words words) { return configure(std::move(words)).value().runner; };
+  CHECK(runner_of({"--model", "m"}).host_cache_ratio == 0.0);
+  CHECK(runner_of({"--model", "m", "--enable-hierarchical-cache"}).host_cache_ratio == 2.0);
+  CHECK(runner_of({"--model", "m", "--enable-hierarchical-cache", "--hicache-ratio", "3.5"})
+            .host_cache_ratio == 3.5);
+  CHECK(runner_of({"--model", "m", "--enable-hierarchical-cache", "--hicache-size", "40"})
+            .host_cache_gb == 40);
+  CHECK(config_error({"--model", "m", "--hicache-size", "40"}).find("--hicache-size: expected") ==
+        0);
+  CHECK(config_error({"--model", "m", "--enable-hierarchical-cache", "--disable-radix-cache"}) !=
+        "");
+  CHECK(config_error({"--model", "m", "--hicache-storage-path", "/x"}).find("disk") !=
+        std::string::npos);
+  CHECK(configure({"--model", "m", "--radix-eviction-policy", "lfu"}).value().engine.eviction ==
+        EvictionPolicy::lfu);
+}
+
 TEST_CASE("config: the command line wins over the file", "[app]") {
   auto file = parse_config_file(R"({"model_path": "f", "port": 1, "tp": 2})", "c", kServe);
   REQUIRE(file);

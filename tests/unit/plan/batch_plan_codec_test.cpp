@@ -42,6 +42,8 @@ BatchPlan random_plan(std::mt19937& rng) {
     plan.slot_updates.push_back(std::move(update));
   }
   for (int32_t i = below(3); i > 0; --i)
+    plan.page_moves.push_back({below(1000), below(1000), below(2) == 0});
+  for (int32_t i = below(3); i > 0; --i)
     plan.page_copies.push_back({below(1000), below(1000), 1 + below(64)});
   for (int32_t i = 1 + below(8); i > 0; --i) {
     PlanRow row;
@@ -87,6 +89,12 @@ void check_same(const BatchPlan& a, const BatchPlan& b) {
     REQUIRE(p.min_new_tokens == q.min_new_tokens);
     REQUIRE(p.stop_tokens == q.stop_tokens);
     REQUIRE(p.num_top_logprobs == q.num_top_logprobs);
+  }
+  REQUIRE(a.page_moves.size() == b.page_moves.size());
+  for (size_t i = 0; i < a.page_moves.size(); ++i) {
+    REQUIRE(a.page_moves[i].page == b.page_moves[i].page);
+    REQUIRE(a.page_moves[i].host_page == b.page_moves[i].host_page);
+    REQUIRE(a.page_moves[i].to_host == b.page_moves[i].to_host);
   }
   REQUIRE(a.page_copies.size() == b.page_copies.size());
   for (size_t i = 0; i < a.page_copies.size(); ++i) {
@@ -135,9 +143,10 @@ TEST_CASE("BatchPlan codec: the bytes are fixed", "[plan]") {
   plan.rows = {row};
   plan.tokens = {kTokenFromDevice};
   const std::vector<uint8_t> expected = {
-      'H', 'P', 'L', 'N', 1,   0,   0,   0,         // magic, version
+      'H', 'P', 'L', 'N', 2,   0,   0,   0,         // magic, version
       2,   1,   0,   0,   0,   0,   0,   0,         // step
-      0,   0,   0,   0,   0,   0,   0,   0,         // no updates, no copies
+      0,   0,   0,   0,   0,   0,   0,   0,         // no updates, no moves
+      0,   0,   0,   0,                             // no copies
       1,   0,   0,   0,                             // one row
       3,   0,   0,   0,   64,  0,   0,   0,         // slot, kv_begin
       1,   0,   0,   0,   1,   1,   0,   0,  0, 1,  // num_tokens, form, num_logits, sample
@@ -186,7 +195,7 @@ TEST_CASE("BatchPlan codec: flipped bits decode to a valid plan or an error", "[
 TEST_CASE("BatchPlan codec: an absurd count names its field and allocates nothing", "[plan]") {
   std::vector<std::byte> bytes = encode(BatchPlan{});
   const std::pair<size_t, const char*> counts[] = {
-      {16, "slot_updates"}, {20, "page_copies"}, {24, "rows"}, {28, "tokens"}};
+      {16, "slot_updates"}, {20, "page_moves"}, {24, "page_copies"}, {28, "rows"}, {32, "tokens"}};
   for (const auto& [at, field] : counts) {
     std::vector<std::byte> damaged = bytes;
     put_u32(damaged, at, 0xFFFFFFFF);
@@ -209,14 +218,14 @@ TEST_CASE("BatchPlan codec: wrong magic, version and ranges are named", "[plan]"
     return decoded ? std::string("accepted") : decoded.error().message;
   };
   CHECK(message_of(0, 1).find("magic") != std::string::npos);
-  CHECK(message_of(4, 2).find("version") != std::string::npos);
-  CHECK(message_of(28, 0x80000000U).find("rows.slot") != std::string::npos);
-  CHECK(message_of(32, 0xFFFFFFFFU).find("rows.kv_begin") != std::string::npos);
-  CHECK(message_of(36, 0).find("rows.num_tokens") != std::string::npos);
-  CHECK(message_of(36, 2).find("tokens") != std::string::npos);
-  CHECK(message_of(41, 2).find("rows.num_logits") != std::string::npos);
-  CHECK(message_of(41, 0).find("rows.sample") != std::string::npos);
-  CHECK(message_of(50, 0xFFFFFFFEU).find("tokens") != std::string::npos);
+  CHECK(message_of(4, 1).find("version") != std::string::npos);
+  CHECK(message_of(32, 0x80000000U).find("rows.slot") != std::string::npos);
+  CHECK(message_of(36, 0xFFFFFFFFU).find("rows.kv_begin") != std::string::npos);
+  CHECK(message_of(40, 0).find("rows.num_tokens") != std::string::npos);
+  CHECK(message_of(40, 2).find("tokens") != std::string::npos);
+  CHECK(message_of(45, 2).find("rows.num_logits") != std::string::npos);
+  CHECK(message_of(45, 0).find("rows.sample") != std::string::npos);
+  CHECK(message_of(54, 0xFFFFFFFEU).find("tokens") != std::string::npos);
 }
 
 }  // namespace

@@ -32,7 +32,8 @@ void need(bool holds, const char* rule) {
 SchedulerHarness::SchedulerHarness(const SchedulerConfig& config)
     : config_(config),
       scheduler_(config),
-      kv_(static_cast<size_t>(config.num_pages), std::vector<Position>(64)) {}
+      kv_(static_cast<size_t>(config.num_pages), std::vector<Position>(64)),
+      host_(static_cast<size_t>(config.num_host_pages), std::vector<Position>(64)) {}
 
 SchedulerHarness::~SchedulerHarness() = default;
 
@@ -202,6 +203,16 @@ void SchedulerHarness::apply_updates(const BatchPlan& plan, Step& step) {
     need(slot.id != 0, "update of a slot that was never reset");
     slot.pages.insert(slot.pages.end(), update.append_pages.begin(), update.append_pages.end());
   }
+  std::set<PageId> read_on_host;
+  std::set<PageId> written_on_host;
+  for (const PageMove& move : plan.page_moves) {
+    auto& page = kv_.at(static_cast<size_t>(move.page));
+    auto& host = host_.at(static_cast<size_t>(move.host_page));
+    (move.to_host ? written_on_host : read_on_host).insert(move.host_page);
+    (move.to_host ? host : page) = move.to_host ? page : host;
+  }
+  for (const PageId page : read_on_host)
+    need(written_on_host.count(page) == 0, "T6: a plan reads a host page that it writes");
   for (const PageCopy& copy : plan.page_copies) {
     auto& dst = kv_.at(static_cast<size_t>(copy.dst));
     const auto& src = kv_.at(static_cast<size_t>(copy.src));

@@ -124,7 +124,8 @@ class SchedulerHarness {
   Scheduler scheduler_;
   std::map<RequestId, Record> records_;
   std::map<SlotId, Slot> slots_;
-  std::vector<std::vector<Position>> kv_;  ///< [page][offset]
+  std::vector<std::vector<Position>> kv_;    ///< [page][offset]
+  std::vector<std::vector<Position>> host_;  ///< the same of the host tier
   std::deque<Step> in_flight_;
   BatchPlan last_plan_;
   std::set<RequestId> poisoned_;

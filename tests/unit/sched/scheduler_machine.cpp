@@ -34,6 +34,9 @@ SchedulerConfig random_config(uint32_t seed) {
   config.policy = static_cast<SchedulePolicy>(rng() % 5);
   config.enable_radix_cache = rng() % 8 != 0;
   config.conservativeness = rng() % 2 == 0 ? 0.0 : 1.0;
+  config.num_host_pages = pick({0, 0, 3, 8, 30});
+  config.max_pages_back_per_step = pick({1, 2, 32});
+  config.eviction = static_cast<EvictionPolicy>(rng() % 3);
   return config;
 }
 
