@@ -37,6 +37,32 @@ struct Stage {
   float w[kMatrices][kStep][kColumns + kPad];
 };
 
+/// Operands of columns k0 .. k0 + kStep; zeros outside.
+template <int32_t kMatrices>
+__device__ __forceinline__ void fill_stage(const ProductArgs& args,
+                                           const RowTile& tile,
+                                           const int32_t* entries,
+                                           int32_t first,
+                                           int32_t k0,
+                                           Stage<kMatrices>& stage) {
+  const DeviceMatrix& m = matrix_of(args, tile.expert);
+  const ExpertMatrix e = expert_matrix(args, tile.expert);
+  for (int32_t i = threadIdx.x; i < kRows * kStep; i += kThreads) {
+    const int32_t k = i % kStep;
+    const int32_t row = i / kStep;
+    const bool is_inside = row < tile.count && k0 + k < m.columns;
+    stage.x[k][row] = is_inside ? load_act(args.x, x_row_of(args, entries[row]), k0 + k) : 0.0F;
+  }
+  for (int32_t i = threadIdx.x; i < kMatrices * kColumns * kStep; i += kThreads) {
+    const int32_t k = i % kStep;
+    const int32_t column = i / kStep % kColumns;
+    const int32_t matrix = i / (kStep * kColumns);
+    const bool is_inside = first + column < args.out_columns && k0 + k < m.columns;
+    const int32_t n = matrix * args.out_columns + first + column;
+    stage.w[matrix][k][column] = is_inside ? load_weight(m, e, n, k0 + k) : 0.0F;
+  }
+}
+
 template <bool kPair>
 __global__ void __launch_bounds__(kThreads) plain_kernel(const __grid_constant__ ProductArgs args) {
   constexpr int32_t kMatrices = kPair ? 2 : 1;
@@ -52,27 +78,13 @@ __global__ void __launch_bounds__(kThreads) plain_kernel(const __grid_constant__
   }
   __syncthreads();
   const DeviceMatrix& m = matrix_of(args, tile.expert);
-  const ExpertMatrix e = expert_matrix(args, tile.expert);
   const int32_t first = static_cast<int32_t>(blockIdx.x) * kColumns;
   const int32_t tx = threadIdx.x % 32;  // columns tx + 32 j
   const int32_t ty = threadIdx.x / 32;  // rows ty * 4 + i
   float total[kMatrices][4][4] = {};
   float part[kMatrices][4][4] = {};
   for (int32_t k0 = 0; k0 < m.columns; k0 += kStep) {
-    for (int32_t i = threadIdx.x; i < kRows * kStep; i += kThreads) {
-      const int32_t k = i % kStep;
-      const int32_t row = i / kStep;
-      const bool is_inside = row < tile.count && k0 + k < m.columns;
-      stage.x[k][row] = is_inside ? load_act(args.x, x_row_of(args, entries[row]), k0 + k) : 0.0F;
-    }
-    for (int32_t i = threadIdx.x; i < kMatrices * kColumns * kStep; i += kThreads) {
-      const int32_t k = i % kStep;
-      const int32_t column = i / kStep % kColumns;
-      const int32_t matrix = i / (kStep * kColumns);
-      const bool is_inside = first + column < args.out_columns && k0 + k < m.columns;
-      const int32_t n = matrix * args.out_columns + first + column;
-      stage.w[matrix][k][column] = is_inside ? load_weight(m, e, n, k0 + k) : 0.0F;
-    }
+    fill_stage(args, tile, entries, first, k0, stage);
     __syncthreads();
     for (int32_t k = 0; k < kStep; ++k) {
 #pragma unroll

@@ -170,6 +170,29 @@ __device__ float total_of(const SkinnyShared<kMode, kTiles>& shared,
   return total;
 }
 
+/// Sums of all strips, scaled and merged, to the output.
+template <ProductMode kMode, bool kPair, int32_t kTiles>
+__device__ __forceinline__ void store_strips(const ProductArgs& args,
+                                             const SkinnyShape& shape,
+                                             const RowTile& tile,
+                                             const int32_t* entries,
+                                             const SkinnyShared<kMode, kTiles>& shared) {
+  const int32_t columns = kPair ? 8 : kStripRows;  // of out, a strip
+  for (int32_t i = threadIdx.x; i < tile.count * shape.strips * columns; i += kThreads) {
+    const int32_t r = i % columns;
+    const int32_t s = i / columns % shape.strips;
+    const int32_t token = i / (columns * shape.strips);
+    const int32_t column = (static_cast<int32_t>(blockIdx.x) * shape.strips + s) * columns + r;
+    float value = total_of(shared, shape, s, r, token);
+    if (kPair) {
+      value = swiglu(value, total_of(shared, shape, s, r + 8, token));
+    }
+    if (column < args.out_columns) {
+      store_act(args.out, entries[token] - args.out_row_begin, column, value, 1.0F);
+    }
+  }
+}
+
 template <ProductMode kMode, bool kPair, int32_t kTiles>
 __global__ void __launch_bounds__(kThreads)
     skinny_kernel(const __grid_constant__ ProductArgs args,
@@ -231,20 +254,7 @@ __global__ void __launch_bounds__(kThreads)
     block = next;
   }
   __syncthreads();
-  const int32_t columns = kPair ? 8 : kStripRows;  // of out, a strip
-  for (int32_t i = threadIdx.x; i < tile.count * shape.strips * columns; i += kThreads) {
-    const int32_t r = i % columns;
-    const int32_t s = i / columns % shape.strips;
-    const int32_t token = i / (columns * shape.strips);
-    const int32_t column = (static_cast<int32_t>(blockIdx.x) * shape.strips + s) * columns + r;
-    float value = total_of(shared, shape, s, r, token);
-    if (kPair) {
-      value = swiglu(value, total_of(shared, shape, s, r + 8, token));
-    }
-    if (column < args.out_columns) {
-      store_act(args.out, entries[token] - args.out_row_begin, column, value, 1.0F);
-    }
-  }
+  store_strips<kMode, kPair, kTiles>(args, shape, tile, entries, shared);
 }
 
 SkinnyShape shape_of(int32_t columns) {
