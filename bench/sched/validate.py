@@ -40,12 +40,26 @@ def tokens_of(seed, begin, count):
             for i in range(begin, begin + count)]
 
 
+def post(server, path, body):
+    connection = server.connect()
+    connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json"})
+    response = connection.getresponse()
+    text = response.read()
+    connection.close()
+    if response.status != 200:
+        raise RuntimeError(f"{path}: HTTP {response.status}: {text[:300]}")
+    return json.loads(text) if text.startswith(b"{") else text
+
+
 class Answer:
     """One streamed completion: when each chunk came, and what usage says."""
 
+    letter = None  # a token that is a whole character: every answer is made of it, so that no chunk waits for text
+
     def __init__(self, server, prompt, max_tokens):
         body = json.dumps({"model": "hadal-mini", "prompt": prompt, "max_tokens": max_tokens, "temperature": 0,
-                           "ignore_eos": True, "stream": True, "stream_options": {"include_usage": True}})
+                           "ignore_eos": True, "logit_bias": {str(self.letter): 100},
+                           "stream": True, "stream_options": {"include_usage": True}})
         connection = server.connect()
         self.times, self.usage = [], None
         self.start = time.monotonic()
@@ -57,13 +71,13 @@ class Answer:
             if not line.startswith(b"data: {"):
                 continue
             event = json.loads(line[6:])
-            if event.get("choices"):
+            if event.get("choices") and event["choices"][0].get("text"):
                 self.times.append(time.monotonic())
             if event.get("usage"):
                 self.usage = event["usage"]
         connection.close()
-        if not self.times or self.usage is None:
-            raise RuntimeError("a stream without tokens or usage")
+        if self.usage is None or len(self.times) < self.usage["completion_tokens"]:
+            raise RuntimeError(f"{len(self.times)} chunks, usage {self.usage}: expected one chunk a token")
 
     @property
     def ttft(self):
@@ -191,13 +205,9 @@ def main():
                                      "--request-rate", options.request_rate, "--write-trace", trace_file])
         trace = [json.loads(line) for line in trace_file.read_text().splitlines()]
         with Server(options.hadal, ["--model-path", options.model, "--served-model-name", "hadal-mini", *flags]) as server:
+            Answer.letter = post(server, "/tokenize", {"model": "hadal-mini", "prompt": "a"})["tokens"][-1]
             table, overhead_ms = Meter(server, options.repeats).table(steps=48)
-            connection = server.connect()
-            connection.request("POST", "/flush_cache")
-            flushed = connection.getresponse()
-            if flushed.status != 200:
-                raise RuntimeError(f"/flush_cache: HTTP {flushed.status}: {flushed.read()[:300]}")
-            flushed.read()
+            post(server, "/flush_cache", {})
             answers = replay(server, trace)
         table_file.write_text(json.dumps(table))
         run_simulate(options.simulator or options.hadal, [trace_file, "--step-table", table_file, "--context-length", 4096,
