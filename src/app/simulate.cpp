@@ -120,12 +120,15 @@ sim::SimConfig make_sim_config(const Config& config, int64_t kv_tokens) {
   scheduler.max_running_requests = engine.max_running_requests;
   scheduler.chunked_prefill_tokens = engine.chunked_prefill_tokens;
   scheduler.max_prefill_tokens = engine.max_prefill_tokens;
+  scheduler.target_step_ms = engine.target_step_ms;
+  scheduler.max_decode_stretch = engine.max_decode_stretch;
   scheduler.policy = engine.policy;
   scheduler.enable_radix_cache = engine.enable_radix_cache;
   scheduler.policy_seed = engine.policy_seed;
   scheduler.conservativeness = engine.schedule_conservativeness;
   out.max_queued_requests = engine.max_queued_requests;
   out.max_queued_tokens = engine.max_queued_tokens;
+  out.request_timeout_s = engine.request_timeout_s;
   out.host_step_s = config.simulate.host_step_us * 1e-6;
   return out;
 }

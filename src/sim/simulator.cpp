@@ -1,6 +1,7 @@
 // See simulator.h. The device is a queue of steps with the time each ends; time moves when the
 // engine would wait for it.
 #include <algorithm>
+#include <chrono>
 #include <deque>
 #include <map>
 #include <queue>
@@ -31,6 +32,7 @@ struct Slot {
 struct DeviceStep {
   StepResult result;
   double end_s = 0.0;
+  double seconds = 0.0;
 };
 
 struct Tenant {
@@ -93,6 +95,12 @@ class Simulation {
       next_sample_s_ += 1.0;
     }
     now_s_ = time_s;
+    scheduler_.advance_to(time_point(now_s_));
+  }
+
+  static TimePoint time_point(double time_s) {
+    return TimePoint{} +
+           std::chrono::duration_cast<TimePoint::duration>(std::chrono::duration<double>(time_s));
   }
 
   void take_sample() {
@@ -130,6 +138,8 @@ class Simulation {
     result.outcome = Outcome::rejected;
     result.end_s = now_s_;
     GenerateRequest generate = make_request(request, arrival.index);
+    if (config_.request_timeout_s > 0.0)
+      generate.deadline = time_point(arrival.time_s + config_.request_timeout_s);
     const SchedulerStats stats = scheduler_.stats();
     const bool is_full =
         stats.num_waiting >= config_.max_queued_requests ||
@@ -154,6 +164,7 @@ class Simulation {
     generate.max_new_tokens = request.max_new_tokens;
     generate.stop_token_ids.push_back(kStopToken);
     generate.priority = request.priority;
+    generate.share_key = request.tenant;
     generate.sampling.temperature = 0.0F;
     generate.sampling.seed = static_cast<uint64_t>(index);  // how the device knows whose slot it is
     return generate;
@@ -179,6 +190,7 @@ class Simulation {
     const double seconds = model_.seconds(StepShape::of(plan));
     device_free_s_ = std::max(now_s_, device_free_s_) + seconds;
     step.end_s = device_free_s_;
+    step.seconds = seconds;
     result_.device_busy_s += seconds;
     ++result_.num_steps;
     device_.push_back(std::move(step));
@@ -196,7 +208,7 @@ class Simulation {
     const DeviceStep step = std::move(device_.front());
     device_.pop_front();
     move_to(std::max(now_s_, step.end_s));
-    scheduler_.commit(step.result);
+    scheduler_.commit(step.result, step.seconds);
   }
 
   void take_admitted() {

@@ -19,7 +19,8 @@ struct SimConfig {
   SchedulerConfig scheduler;  ///< vocab_size is set by the simulator
   int32_t max_queued_requests = 1024;
   int64_t max_queued_tokens = 4'000'000;
-  double host_step_s = 100e-6;  ///< of planning and committing one step
+  double host_step_s = 100e-6;     ///< of planning and committing one step
+  double request_timeout_s = 0.0;  ///< from arrival to the last token; 0 = none
 };
 
 enum class Outcome : uint8_t { finished, rejected, failed, never_arrived };

@@ -103,6 +103,17 @@ TEST_CASE("Simulator: what does not fit the queue or the context is rejected", "
   CHECK_FALSE(simulate(config, flat_model(), {"t", {ask(0.0, 1, 1'990, 20)}}));
 }
 
+TEST_CASE("Simulator: a request fails at its deadline, waiting or running", "[sim]") {
+  SimConfig config = small_config();
+  config.scheduler.max_running_requests = 1;
+  config.request_timeout_s = 0.5;
+  const SimResult result = run(config, {ask(0.0, 1, 10, 100), ask(0.1, 2, 10, 100)});
+  CHECK(result.requests[0].outcome == Outcome::failed);
+  CHECK(result.requests[0].e2e_s() == Approx(0.5).margin(0.03));
+  CHECK(result.requests[1].outcome == Outcome::failed);
+  CHECK(result.requests[1].e2e_s() == Approx(0.5).margin(0.03));
+}
+
 TEST_CASE("Simulator: the same trace gives the same answers", "[sim]") {
   const auto trace = make_workload({"agents", 5, 60.0, 0.0, 0.2});
   REQUIRE(trace);
