@@ -167,6 +167,9 @@ def test_join_errors(run):
             try:
                 check(group.nodes[1].wait(30) == code, f"{line}: exit {group.nodes[1].wait(0)}")
                 check(group.nodes[1].grep(line), f"no line '{line}'\n{group.log()}")
+                deadline = time.monotonic() + 10 * run.slower
+                while not group.nodes[0].grep("Waiting for the group") and time.monotonic() < deadline:
+                    time.sleep(0.05)
                 check(group.nodes[0].process.poll() is None, "node 0 must go on waiting")
                 group.nodes[0].process.terminate()
                 check(group.nodes[0].wait(30) == 0, "node 0 stops with 0")

@@ -27,6 +27,8 @@ from reference import Reference, generate
 from variants import SEEDS, VARIANTS
 
 STEPS, TOP, MARGIN = 32, 64, 1e-3
+# Of a thousand prompt rows some are always routed by near ties, which BF16 turns: what follows must be clear enough for that.
+TOP1_MARGIN = {"long": 1.0}
 # Digits and letters are routed with many near ties, so the prompts with wide margins are found among words.
 PROMPTS = [("short", "self_en"), ("chinese", "self_zh"), ("long", "self_en"), ("multi_turn", "json"), ("tool", "tool"), ("json", "json")]
 
@@ -65,7 +67,7 @@ class Margins(Reference):
         return super().route(x, prefix)
 
 
-def first_with_margins(config, tensors, reference, logits_of, options):
+def first_with_margins(config, tensors, reference, logits_of, options, top1_margin):
     """The first candidate prompt whose stored rows decide by more than MARGIN, with its greedy continuation and rows."""
     size = 32 if len(options[0]) < 300 else 6
     for first in range(0, len(options), size):
@@ -79,7 +81,7 @@ def first_with_margins(config, tensors, reference, logits_of, options):
                 continue
             rows = forward_rows(logits_of, full, len(ids))
             gap = float((rows[1][:, 0] - rows[1][:, 1]).min())
-            if gap > MARGIN:
+            if gap > top1_margin:
                 return ids, full, margins, gap, rows
         print(f"    {first + len(batch)} candidates tried", flush=True)
     return None
@@ -101,7 +103,7 @@ def golden(name, config, tensors, candidates, out, with_hidden):
     manifest |= {"source": source, "transformers_minus_reference": drift}
     logits_of = (lambda ids: hf(ids).logits.float()) if source == "transformers" else (lambda ids: reference.logits(reference.hidden(ids)))
     for prompt_name, options in candidates.items():
-        found = first_with_margins(config, tensors, reference, logits_of, options)
+        found = first_with_margins(config, tensors, reference, logits_of, options, TOP1_MARGIN.get(prompt_name, MARGIN))
         if found is None:
             raise SystemExit(f"{name}/{prompt_name}: no candidate has margins above {MARGIN}")
         ids, full, margins, gap, (top_ids, top_logits, lse, logits) = found
