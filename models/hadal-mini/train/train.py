@@ -24,6 +24,7 @@ BUDGET_SECONDS = 860.0  # of steps, both calls together; polish.py takes the res
 QUANT_FROM = 0.70       # FP8 weights from here on
 QUANT_ACT_FROM = 0.85   # and 1x128 activations from here on
 PARTS = 4
+FULL = "full.pt"
 
 
 def schedule(progress):
@@ -51,7 +52,7 @@ def save(out, masters, bias, optimizer, state):
     state["bias"] = bias.tolist()
     (out / "state.json").write_text(json.dumps(state))
     if optimizer is not None:
-        torch.save({"masters": masters, "optimizer": optimizer.state()}, "/tmp/hadal-mini-full.pt")
+        torch.save({"masters": masters, "optimizer": optimizer.state()}, out / FULL)
 
 
 def load_masters(directory, masters):
@@ -112,7 +113,7 @@ def main():
     if args.resume:
         state = json.loads((pathlib.Path(args.resume) / "state.json").read_text())
         bias.copy_(torch.tensor(state["bias"]))
-        full = pathlib.Path("/tmp/hadal-mini-full.pt")
+        full = pathlib.Path(args.resume) / FULL
         if full.exists():
             saved = torch.load(full, map_location=device)
             for k in masters:
