@@ -42,6 +42,11 @@ uint64_t PlanLedger::apply(const BatchPlan& plan) {
   }
   Hash digest;
   digest.add(plan.step_id);
+  for (const PageMove& move : plan.page_moves) {
+    digest.add_int(move.page);
+    digest.add_int(move.host_page);
+    digest.add(move.to_host ? 1U : 0U);
+  }
   for (const PageCopy& copy : plan.page_copies) {
     digest.add_int(copy.src);
     digest.add_int(copy.dst);

@@ -67,6 +67,12 @@ TEST_CASE("ledger: every part of a plan is in its digest, and earlier pages too"
       [](BatchPlan& p) { p.rows[0].kv_begin = 1; },
       [](BatchPlan& p) { p.rows[0].form = AttentionForm::generated; },
       [](BatchPlan& p) {
+        p.page_moves = {{1, 2, false}};
+      },
+      [](BatchPlan& p) {
+        p.page_moves = {{1, 2, true}};
+      },
+      [](BatchPlan& p) {
         p.page_copies = {{1, 2, 3}};
       }};
   for (const auto& change : changes) {
