@@ -14,10 +14,12 @@
 namespace hadal {
 namespace {
 
-constexpr double kReserveDecay = 0.995;  ///< per step, towards the floor: half in 140 steps
-constexpr double kReserveFloor = 0.14;   ///< of the initial ratio
-constexpr double kReserveRise = 0.2;     ///< per plan that had to retract
-constexpr int32_t kMinPrefill = 64;      ///< tokens that every step may prefill, however slow
+constexpr double kReserveDecay = 0.995;   ///< per step, towards the floor: half in 140 steps
+constexpr double kReserveFloor = 0.14;    ///< of the initial ratio
+constexpr double kReserveRise = 0.2;      ///< per plan that had to retract
+constexpr int32_t kMinPrefill = 64;       ///< tokens that every step may prefill, however slow
+constexpr double kPressureToHold = 0.15;  ///< prompts a decode up to which decodes come first
+constexpr double kPressureToLift = 0.5;   ///< and from which on they don't
 constexpr int32_t kReservedTokens = 8192;
 constexpr int32_t kMinChunk = 16;  ///< a step's target time is not used up by smaller rests
 
@@ -101,13 +103,51 @@ StepBudget Scheduler::Impl::make_budget() const {
     num_decodes += sequence->needs_row() && !sequence->is_prefilling() ? 1 : 0;
   if (num_decodes == 0 || !step_time.is_ready())
     return budget;
-  const double decode_seconds = step_time.decode_seconds(num_decodes);
+  budget.least_prefill_tokens = kMinPrefill;
   // A target that decodes alone exceed leaves the least that prefill always gets.
   if (config.target_step_ms > 0.0)
-    budget.target_seconds = std::max(1e-9, config.target_step_ms * 1e-3 - decode_seconds);
+    budget.target_seconds =
+        std::max(1e-9, config.target_step_ms * 1e-3 - step_time.decode_seconds(num_decodes));
   else if (config.max_decode_stretch > 0.0)
-    budget.target_seconds = std::max(1e-9, (config.max_decode_stretch - 1.0) * decode_seconds);
+    bound_stretch(num_decodes, budget);
   return budget;
+}
+
+/// Prompts that prefill alone holds up: those being computed, and the waiting ones for which there
+/// is a slot and, as far as is known, room.
+int32_t Scheduler::Impl::count_pending_prompts() const {
+  const auto num_prefilling = std::count_if(running.begin(), running.end(), [](const auto* other) {
+    return other->needs_row() && other->is_prefilling();
+  });
+  const int32_t num_running = static_cast<int32_t>(running.size());
+  const int32_t num_admissible =
+      next_step_id < admission_blocked_until
+          ? 0
+          : std::min(static_cast<int32_t>(waiting.size()), max_running - num_running);
+  return static_cast<int32_t>(num_prefilling) + num_admissible;
+}
+
+/// The step may take max_decode_stretch times its decodes, and longer where that bound protects few
+/// at the cost of many: it goes as the prompts that wait for prefill grow from a seventh of the
+/// decodes to half as many. And where the bound leaves next to no prefill (few decodes are fast,
+/// while any prefill reads most experts) it only draws the disturbance out; then a chunk that is
+/// half as efficient as a full one is allowed.
+void Scheduler::Impl::bound_stretch(int32_t num_decodes, StepBudget& budget) const {
+  const double pressure = static_cast<double>(count_pending_prompts()) / num_decodes;
+  if (pressure >= kPressureToLift)
+    return;
+  const double extra = (config.max_decode_stretch - 1.0) * step_time.decode_seconds(num_decodes);
+  const int32_t most = budget.prefill_tokens;
+  const int32_t within = step_time.tokens_within(extra, {}, 0, most);
+  if (within < kMinPrefill)
+    budget.least_prefill_tokens =
+        std::max(kMinPrefill, step_time.efficient_tokens(num_decodes, most));
+  const double lift =
+      std::clamp((pressure - kPressureToHold) / (kPressureToLift - kPressureToHold), 0.0, 1.0);
+  StepWork full;
+  full.add_chunk(0, most);
+  budget.target_seconds =
+      std::max(1e-9, extra + lift * std::max(0.0, step_time.prefill_seconds(full) - extra));
 }
 
 /// Chunks of running sequences: by age, or, with several shares, the least served first.
@@ -216,10 +256,10 @@ int32_t Scheduler::Impl::chunk_end(const Sequence& sequence,
     if (remaining > room)
       room = budget.work.prefill_tokens > 0 ? 0 : budget.step_tokens;
   } else if (budget.target_seconds > 0.0) {
-    const double left = budget.target_seconds - step_time.prefill_seconds(budget.work);
-    const int32_t in_time = step_time.tokens_within(std::max(0.0, left), computed);
-    const int32_t least = std::max(0, kMinPrefill - budget.work.prefill_tokens);
-    room = std::min(room, in_time < std::min(kMinChunk, remaining) ? least : in_time);
+    const int32_t in_time = step_time.tokens_within(
+        budget.target_seconds, budget.work, computed, std::min(room, remaining));
+    const int32_t least = std::max(0, budget.least_prefill_tokens - budget.work.prefill_tokens);
+    room = std::min(room, std::max(in_time < std::min(kMinChunk, remaining) ? 0 : in_time, least));
   }
   if (sequence.scores_prompt()) {
     room = std::min(room, budget.scoring_logits);

@@ -44,6 +44,7 @@ struct StepBudget {
   int32_t scoring_logits = 0;        ///< of max_step_logits, what sampling rows can never need
   int32_t whole_prefill_tokens = 0;  ///< prefill_tokens at the start
   double target_seconds = 0.0;       ///< for all prefill of the step; 0 = no target
+  int32_t least_prefill_tokens = 0;  ///< that it may have however slow they are
   StepWork work;                     ///< so far
 };
 
@@ -65,6 +66,8 @@ struct Scheduler::Impl {
   bool plan_next(BatchPlan& plan);
   void recycle(BatchPlan& plan);
   StepBudget make_budget() const;
+  void bound_stretch(int32_t num_decodes, StepBudget& budget) const;
+  int32_t count_pending_prompts() const;
   void plan_prefills(BatchPlan& plan, StepBudget& budget);
   SlotUpdate& add_update(SlotId slot, BatchPlan& plan);
   int32_t count_decode_pages() const;

@@ -2,14 +2,16 @@
 #include "step_time.h"
 
 #include <algorithm>
-#include <cmath>
-#include <limits>
+#include <bit>
 
 namespace hadal {
 namespace {
 
-constexpr double kFade = 0.98;       ///< of the old evidence an observation: memory of 50 steps
-constexpr double kPairScale = 1e-3;  ///< keeps both columns of the prefill fit in one range
+constexpr double kFade = 0.98;          ///< of the old evidence an observation: memory of 50 steps
+constexpr double kPairScale = 1e-3;     ///< keeps both columns of the fit in one range
+constexpr double kClassFade = 0.2;      ///< of a class's means an observation
+constexpr double kOriginWeight = 0.25;  ///< of a point's; it alone tells the slope from one point
+constexpr int64_t kForgetAfter = 256;   ///< steps with prefill
 
 }  // namespace
 
@@ -43,12 +45,62 @@ void FadingFit::solve() {
 }
 
 void StepTimeModel::observe(const StepWork& work, double seconds) {
-  if (work.prefill_tokens == 0)
+  if (work.prefill_tokens == 0) {
     decode_.observe(1.0, work.num_decodes, seconds);
-  else
-    prefill_.observe(work.prefill_tokens,
-                     work.prefill_pairs * kPairScale,
-                     std::max(0.0, seconds - decode_seconds(work.num_decodes)));
+    return;
+  }
+  const auto index =
+      static_cast<size_t>(std::bit_width(static_cast<uint32_t>(work.prefill_tokens))) - 1;
+  SizeClass& of = classes_[std::min(index, kClasses - 1)];
+  const double rest = std::max(0.0, seconds - decode_seconds(work.num_decodes));
+  const double tokens = work.prefill_tokens;
+  const double fade = of.last_seen < 0 ? 1.0 : kClassFade;
+  if (of.last_seen >= 0)
+    within_class_.observe(
+        tokens - of.tokens, (work.prefill_pairs - of.pairs) * kPairScale, rest - of.seconds);
+  of.tokens += fade * (tokens - of.tokens);
+  of.pairs += fade * (work.prefill_pairs - of.pairs);
+  of.seconds += fade * (rest - of.seconds);
+  of.last_seen = ++num_observed_;
+  rebuild_curve();
+}
+
+/// Points of the classes that have been seen lately, made to grow; beyond the last one a line, the
+/// least-squares one through all points and, with little weight, the origin.
+void StepTimeModel::rebuild_curve() {
+  num_points_ = 0;
+  double weight = kOriginWeight;
+  double sum_x = 0.0;
+  double sum_y = 0.0;
+  double sum_xx = 0.0;
+  double sum_xy = 0.0;
+  double highest = 0.0;
+  for (const SizeClass& of : classes_) {
+    if (of.last_seen < 0 || num_observed_ - of.last_seen > kForgetAfter)
+      continue;
+    const double y = of.seconds - within_class_.a1() * kPairScale * of.pairs;
+    highest = std::max(highest, y);
+    points_[num_points_++] = {of.tokens, highest};
+    weight += 1.0;
+    sum_x += of.tokens;
+    sum_y += highest;
+    sum_xx += of.tokens * of.tokens;
+    sum_xy += of.tokens * highest;
+  }
+  slope_beyond_ =
+      std::max(0.0, (sum_xy - sum_x * sum_y / weight) / (sum_xx - sum_x * sum_x / weight));
+}
+
+double StepTimeModel::curve_at(double tokens) const {
+  Point below;
+  for (size_t i = 0; i < num_points_; ++i) {
+    const Point& above = points_[i];
+    if (tokens <= above.tokens)
+      return below.seconds + (tokens - below.tokens) * (above.seconds - below.seconds) /
+                                 (above.tokens - below.tokens);
+    below = above;
+  }
+  return below.seconds + (tokens - below.tokens) * slope_beyond_;
 }
 
 double StepTimeModel::decode_seconds(int32_t num_decodes) const {
@@ -56,17 +108,40 @@ double StepTimeModel::decode_seconds(int32_t num_decodes) const {
 }
 
 double StepTimeModel::prefill_seconds(const StepWork& work) const {
-  return prefill_.a0() * work.prefill_tokens + prefill_.a1() * kPairScale * work.prefill_pairs;
+  return curve_at(work.prefill_tokens) + within_class_.a1() * kPairScale * work.prefill_pairs;
 }
 
-int32_t StepTimeModel::tokens_within(double seconds, int32_t begin) const {
-  // per_pair / 2 * n^2 + (per_token + per_pair * begin) * n = seconds
-  const double per_pair = prefill_.a1() * kPairScale;
-  const double linear = prefill_.a0() + per_pair * begin;
-  const double root = std::sqrt(linear * linear + 2.0 * per_pair * std::max(0.0, seconds));
-  const double count =
-      linear + root > 0.0 ? 2.0 * seconds / (linear + root) : std::numeric_limits<double>::max();
-  return static_cast<int32_t>(std::clamp(count, 0.0, 1e9));
+int32_t StepTimeModel::tokens_within(double seconds,
+                                     const StepWork& so_far,
+                                     int32_t begin,
+                                     int32_t most) const {
+  int32_t low = 0;
+  int32_t high = std::max(0, most);
+  while (low < high) {
+    const int32_t middle = low + (high - low + 1) / 2;
+    StepWork work = so_far;
+    work.add_chunk(begin, begin + middle);
+    if (prefill_seconds(work) <= seconds)
+      low = middle;
+    else
+      high = middle - 1;
+  }
+  return low;
+}
+
+int32_t StepTimeModel::efficient_tokens(int32_t num_decodes, int32_t most) const {
+  const double decode = decode_seconds(num_decodes);
+  const double least_rate = 0.5 * most / (decode + curve_at(most));
+  int32_t low = 0;
+  int32_t high = std::max(0, most);
+  while (low + 1 < high) {
+    const int32_t middle = low + (high - low) / 2;
+    if (middle >= least_rate * (decode + curve_at(middle)))
+      high = middle;
+    else
+      low = middle;
+  }
+  return high;
 }
 
 }  // namespace hadal

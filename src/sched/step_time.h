@@ -1,13 +1,18 @@
 // How long a step takes, learned from the steps that have run.
 //
-//   seconds = base + per_decode * decodes                      (steps without prefill teach these)
-//           + per_token * prefill tokens + per_pair * pairs    (steps with prefill teach these)
+//   seconds = base + per_decode * decodes                   (steps without prefill teach these)
+//           + F(prefill tokens) + per_pair * pairs          (steps with prefill teach these)
 //
-// `pairs` counts query-key pairs of prefill attention: what makes a chunk deep in a long prompt
-// dearer than its first. Both halves are least-squares fits with non-negative coefficients whose
-// evidence fades, each only when new evidence of its own kind arrives.
+// F is a curve, not a line: a mixture of experts reads most of its weights for 64 tokens as for
+// 2,048, so the first tokens of a step's prefill cost many times what later ones do. A line through
+// the small chunks would say that large ones are out of reach, and so keep them small for ever. F
+// has a point for each power of two of tokens; a point that nothing has confirmed for long is
+// forgotten, so that one slow step is not believed for ever either. `pairs` counts query-key pairs
+// of prefill attention: what makes a chunk deep in a long prompt dearer than its first.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 
 namespace hadal {
@@ -47,22 +52,50 @@ class FadingFit {
   double a1_ = 0.0;
 };
 
-/// Arithmetic only; one thread.
+/// Arithmetic only; one thread; allocates nothing.
 class StepTimeModel {
  public:
   void observe(const StepWork& work, double seconds);
 
   /// Both kinds of step have been seen: predictions mean something.
-  bool is_ready() const { return decode_.has_evidence() && prefill_.has_evidence(); }
+  bool is_ready() const { return decode_.has_evidence() && num_points_ > 0; }
 
   double decode_seconds(int32_t num_decodes) const;
+  /// What the prefill of a step adds to its decodes.
   double prefill_seconds(const StepWork& work) const;
-  /// Tokens of prefill from position `begin` on that take `seconds`.
-  int32_t tokens_within(double seconds, int32_t begin) const;
+  /// Most tokens of prefill from position `begin` on, up to `most`, with which the prefill of a
+  /// step that has `so_far` takes at most `seconds`.
+  int32_t tokens_within(double seconds, const StepWork& so_far, int32_t begin, int32_t most) const;
+  /// Least prefill tokens, up to `most`, whose step prefills at least half as many a second as one
+  /// with `most` does, beside `num_decodes`.
+  int32_t efficient_tokens(int32_t num_decodes, int32_t most) const;
 
  private:
+  static constexpr size_t kClasses = 24;
+
+  /// Steps with 2^i .. 2^(i+1) - 1 tokens of prefill: fading means.
+  struct SizeClass {
+    double tokens = 0.0;
+    double pairs = 0.0;
+    double seconds = 0.0;  ///< beside decodes
+    int64_t last_seen = -1;
+  };
+
+  struct Point {
+    double tokens = 0.0;
+    double seconds = 0.0;
+  };
+
+  void rebuild_curve();
+  double curve_at(double tokens) const;
+
   FadingFit decode_;
-  FadingFit prefill_;
+  FadingFit within_class_;  ///< seconds by tokens and pairs, as deviations from the class's mean
+  std::array<SizeClass, kClasses> classes_{};
+  std::array<Point, kClasses> points_{};  ///< of F, both coordinates grow
+  size_t num_points_ = 0;
+  double slope_beyond_ = 0.0;  ///< of F after its last point
+  int64_t num_observed_ = 0;   ///< steps with prefill
 };
 
 }  // namespace hadal

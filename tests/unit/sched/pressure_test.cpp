@@ -217,12 +217,57 @@ TEST_CASE("StepTimeModel: learns both kinds of step", "[sched]") {
   REQUIRE(model.is_ready());
   CHECK(model.decode_seconds(100) == Approx(0.02).epsilon(0.01));
   for (const int32_t begin : {0, 5000, 100'000}) {
-    const int32_t count = model.tokens_within(0.02, begin);
+    const int32_t count = model.tokens_within(0.02, {}, begin, 100'000);
     StepWork work;
     work.add_chunk(begin, begin + count);
     CHECK(model.prefill_seconds(work) == Approx(0.02).epsilon(0.01));
-    CHECK(seconds_of(work) - 0.01 == Approx(0.02).epsilon(0.02));
+    CHECK(seconds_of(work) - 0.01 == Approx(0.02).epsilon(0.15));
   }
+  CHECK(model.tokens_within(0.02, {}, 0, 100) == 100);
+}
+
+/// A mixture of experts: 10 ms for reading them whatever the chunk, then 10 us a token.
+double expert_seconds(const StepWork& work) {
+  const double experts = work.prefill_tokens > 0 ? 0.010 : 0.0;
+  return 0.005 + 1e-4 * work.num_decodes + experts + 1e-5 * work.prefill_tokens;
+}
+
+TEST_CASE("StepTimeModel: the first tokens of a chunk cost more than the others", "[sched]") {
+  StepTimeModel model;
+  StepWork quiet;
+  quiet.num_decodes = 10;
+  const auto observe = [&](int32_t tokens) {
+    StepWork work = quiet;
+    work.add_chunk(0, tokens);
+    model.observe(work, expert_seconds(work));
+  };
+  model.observe(quiet, expert_seconds(quiet));
+  for (int i = 0; i < 10; ++i) {
+    observe(64);
+    observe(300);
+    observe(2000);
+  }
+  CHECK(model.tokens_within(0.020, {}, 0, 4096) == Approx(1000).epsilon(0.05));
+  CHECK(model.tokens_within(0.005, {}, 0, 4096) < 64);
+  // 2,048 tokens take 36 ms, 57 tokens a ms; half of that rate: 640 tokens in 22 ms.
+  CHECK(model.efficient_tokens(10, 2048) == Approx(640).epsilon(0.1));
+}
+
+TEST_CASE("StepTimeModel: one slow step is not believed for ever", "[sched]") {
+  StepTimeModel model;
+  StepWork work;
+  work.num_decodes = 10;
+  model.observe(work, expert_seconds(work));
+  work.add_chunk(0, 1500);
+  model.observe(work, 10.0);
+  CHECK(model.tokens_within(0.050, {}, 0, 2048) < 64);
+  for (int i = 0; i < 300; ++i) {
+    StepWork small;
+    small.num_decodes = 10;
+    small.add_chunk(0, 40 + i % 50);
+    model.observe(small, expert_seconds(small));
+  }
+  CHECK(model.tokens_within(0.050, {}, 0, 2048) > 150);
 }
 
 /// Longest step relative to a quiet one while four long prompts come to 32 running streams.
