@@ -54,7 +54,10 @@ BatchPlan decode_plan(uint64_t step_id, int32_t batch) {
 }
 
 /// A rank's process. The answer's "consumed" is the time at which the plan was there.
-[[noreturn]] void be_rank(Board& board, int32_t rank) {
+[[noreturn]] void be_rank(const Board& parents, int32_t rank) {
+  const auto mapped = Board::attach(parents.path_for_children());  // as `hadal rank` does
+  HADAL_CHECK(mapped, "the board cannot be mapped again");
+  Board& board = *mapped.value();
   PlanLedger ledger;
   std::vector<std::byte> bytes;
   while (board.end_reason() == EndReason::none) {
@@ -106,12 +109,12 @@ class PlanBench {
     HADAL_CHECK(board_.publish(bytes), "the plan stream is full");
     const int64_t published = now_ns();
     uint64_t last = 0;
-    for (int32_t rank = 1; rank <= case_.num_ranks; ++rank) {
+    for (int32_t rank = case_.num_ranks; rank >= 1; --rank) {
       std::optional<StepAck> ack;
       while (!(ack = board_.ack_of(rank, step_id))) {
         const uint32_t seen = board_.ack_count();
         if (!board_.ack_of(rank, step_id)) {
-          board_.wait_ack(seen, TimePoint::max());
+          board_.wait_ack(seen, rank, TimePoint::max());
         }
       }
       last = std::max(last, ack->consumed);

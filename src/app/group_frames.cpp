@@ -132,7 +132,7 @@ void GroupCarrier::carry_acks(const std::stop_token& stop) {
         }
       }
     }
-    board_.wait_ack(seen, system_clock().now() + std::chrono::seconds(1));
+    board_.wait_ack(seen, Board::kAnyRank, system_clock().now() + std::chrono::seconds(1));
   }
 }
 

@@ -20,7 +20,7 @@
 namespace hadal {
 namespace {
 
-constexpr uint64_t kMagic = 0x31524F4244414848;  // changes with the layout
+constexpr uint64_t kMagic = 0x32524F4244414848;  // changes with the layout
 constexpr uint64_t kRingBytes = uint64_t{32} << 20;
 constexpr uint64_t kAckRing = 16;
 constexpr size_t kEndTextMax = 1000;
@@ -58,6 +58,17 @@ struct RecordHead {
 
 uint64_t record_bytes(uint64_t size) {
   return sizeof(RecordHead) + (size + 7) / 8 * 8;
+}
+
+/// Every page mapped before the first plan: rank 0 should not fault on its way. A kernel that
+/// cannot do it (before 5.14) maps them one by one later.
+void populate(void* at, size_t size) {
+#ifdef MADV_POPULATE_WRITE
+  madvise(at, size, MADV_POPULATE_WRITE);
+#else
+  static_cast<void>(at);
+  static_cast<void>(size);
+#endif
 }
 
 }  // namespace
@@ -103,6 +114,7 @@ struct Board::Memory {
   std::atomic<uint32_t> all_ready{0};
   alignas(128) std::atomic<uint64_t> head{0};
   alignas(128) Bell ack_bell{0};
+  std::atomic<int32_t> awaited_rank{0};  ///< whose answer wakes; kAnyRank
   Reader supervisor;
   RankCell supervisor_cell;
   std::array<Reader, kBoardRanksMax> readers;
@@ -147,7 +159,8 @@ Result<std::unique_ptr<Board>> Board::create(const BoardShape& shape) {
     close(fd);
     return Error{ErrorCode::resource_exhausted, "shared memory for the ranks cannot be mapped"};
   }
-  // Fresh pages are zero, which is every atomic's start; writing the ring would allocate it.
+  populate(at, sizeof(Memory));
+  // Fresh pages are zero, which is every atomic's start.
   auto* memory = static_cast<Memory*>(at);
   memory->shape = shape;
   memory->magic = kMagic;
@@ -173,6 +186,7 @@ Result<std::unique_ptr<Board>> Board::attach(const std::string& path) {
     close(fd);
     return Error{ErrorCode::data_loss, "--rank-board " + path + ": not this hadal's board"};
   }
+  populate(at, sizeof(Memory));
   return std::unique_ptr<Board>(new Board(fd, memory));
 }
 
@@ -268,7 +282,10 @@ void Board::set_ack(int32_t rank, const StepAck& ack) {
   slot.step_id.store(ack.step_id);
   cell.acked.store(ack.step_id);
   memory_->ack_bell.fetch_add(1);
-  wake_all(memory_->ack_bell);
+  const int32_t awaited = memory_->awaited_rank.load();
+  if (awaited == rank || awaited == kAnyRank) {
+    wake_all(memory_->ack_bell);
+  }
 }
 
 uint64_t Board::last_acked(int32_t rank) const {
@@ -289,7 +306,8 @@ uint32_t Board::ack_count() const {
   return memory_->ack_bell.load();
 }
 
-void Board::wait_ack(uint32_t seen, TimePoint deadline) const {
+void Board::wait_ack(uint32_t seen, int32_t rank, TimePoint deadline) const {
+  memory_->awaited_rank.store(rank);
   if (memory_->ack_bell.load() == seen && end_reason() == EndReason::none) {
     sleep_on(memory_->ack_bell, seen, nap_until(deadline));
   }

@@ -63,7 +63,8 @@ class Fanout final : public FanoutRunner {
     own.consumed = ledger_.consumed(plan);
     own.produced = ledger_.record(result.value());
     board_.set_ack(0, own);
-    for (int32_t rank = 1; rank < board_.shape().world_size; ++rank) {
+    // The last rank is woken last: when it has answered, the others mostly have too.
+    for (int32_t rank = board_.shape().world_size - 1; rank >= 1; --rank) {
       HADAL_RETURN_IF_ERROR(compare(rank, own));
     }
     const std::lock_guard lock(mutex_);
@@ -98,7 +99,7 @@ class Fanout final : public FanoutRunner {
         return ended();
       }
       if (!board_.ack_of(rank, own.step_id)) {
-        board_.wait_ack(seen, system_clock().now() + std::chrono::seconds(1));
+        board_.wait_ack(seen, rank, system_clock().now() + std::chrono::seconds(1));
       }
     }
     const bool is_consumed = ack->consumed != own.consumed;

@@ -1,5 +1,7 @@
-// Hash chains. Order matters in every one of them, and each field enters alone, so that no two
-// different plans can look alike by their sums.
+// Hash chains over 64-bit words of whole fields. Order matters in every one of them, and the chain
+// of a slot's pages is carried from plan to plan: a digest costs what the plan's rows cost.
+#include <bit>
+
 #include <hadal/cluster/plan_ledger.h>
 
 #include "wire.h"
@@ -7,21 +9,42 @@
 namespace hadal {
 namespace {
 
-uint64_t mix(uint64_t x) {
-  x = (x ^ (x >> 30U)) * 0xBF58476D1CE4E5B9ULL;
-  x = (x ^ (x >> 27U)) * 0x94D049BB133111EBULL;
-  return x ^ (x >> 31U);
-}
+constexpr uint64_t kOdd1 = 0x9E3779B185EBCA87ULL;
+constexpr uint64_t kOdd2 = 0xC2B2AE3D27D4EB4FULL;
 
+/// xxHash64's round for each word and its avalanche at the end. A step of the chain is one-to-one
+/// in the state and in the word, so one difference never cancels itself; nobody who could forge it
+/// is on this side of the group's secret.
 class Hash {
  public:
-  explicit Hash(uint64_t state = 0x9E3779B97F4A7C15ULL) : state_(state) {}
+  explicit Hash(uint64_t state = kOdd1) : state_(state) {}
 
-  void add(uint64_t value) { state_ = mix((state_ + 0x9E3779B97F4A7C15ULL) ^ mix(value)); }
+  void add(uint64_t value) { state_ = std::rotl(state_ + value * kOdd2, 31) * kOdd1; }
 
-  void add_int(int32_t value) { add(static_cast<uint32_t>(value)); }
+  void add_pair(int32_t low, int32_t high) {
+    add(static_cast<uint32_t>(low) | uint64_t{static_cast<uint32_t>(high)} << 32U);
+  }
 
-  uint64_t value() const { return state_; }
+  /// The length is part of it.
+  void add_ints(std::span<const int32_t> values) {
+    add(values.size());
+    size_t i = 0;
+    for (; i + 1 < values.size(); i += 2) {
+      add_pair(values[i], values[i + 1]);
+    }
+    if (i < values.size()) {
+      add_pair(values[i], 0);
+    }
+  }
+
+  /// To go on with later.
+  uint64_t state() const { return state_; }
+
+  uint64_t value() const {
+    uint64_t x = (state_ ^ (state_ >> 33U)) * kOdd2;
+    x = (x ^ (x >> 29U)) * 0x165667B19E3779F9ULL;
+    return x ^ (x >> 32U);
+  }
 
  private:
   uint64_t state_;
@@ -31,39 +54,34 @@ class Hash {
 
 uint64_t PlanLedger::apply(const BatchPlan& plan) {
   for (const SlotUpdate& update : plan.slot_updates) {
-    if (update.reset) {
-      page_tables_[update.slot] = Hash().value();
+    uint64_t& table = page_tables_.try_emplace(update.slot, Hash().state()).first->second;
+    Hash pages = update.reset ? Hash() : Hash(table);
+    for (const PageId page : update.append_pages) {  // however they are spread over plans
+      pages.add(static_cast<uint32_t>(page));
     }
-    Hash pages(page_tables_[update.slot]);
-    for (const PageId page : update.append_pages) {
-      pages.add_int(page);
-    }
-    page_tables_[update.slot] = pages.value();
+    table = pages.state();
   }
   Hash digest;
   digest.add(plan.step_id);
+  digest.add_pair(static_cast<int32_t>(plan.page_moves.size()),
+                  static_cast<int32_t>(plan.page_copies.size()));
   for (const PageMove& move : plan.page_moves) {
-    digest.add_int(move.page);
-    digest.add_int(move.host_page);
+    digest.add_pair(move.page, move.host_page);
     digest.add(move.to_host ? 1U : 0U);
   }
   for (const PageCopy& copy : plan.page_copies) {
-    digest.add_int(copy.src);
-    digest.add_int(copy.dst);
-    digest.add_int(copy.num_tokens);
+    digest.add_pair(copy.src, copy.dst);
+    digest.add_pair(copy.num_tokens, 0);
   }
   digest.add(plan.rows.size());
   for (const PlanRow& row : plan.rows) {
-    digest.add_int(row.slot);
-    digest.add_int(row.kv_begin);
-    digest.add_int(row.num_tokens);
-    digest.add_int(row.num_logits);
-    digest.add((row.sample ? 2U : 0U) | static_cast<unsigned>(row.form));
-    digest.add(page_tables_[row.slot]);
+    digest.add_pair(row.slot, row.kv_begin);
+    digest.add_pair(row.num_tokens, row.num_logits);
+    const auto table = page_tables_.find(row.slot);
+    const uint64_t pages = table == page_tables_.end() ? 0 : table->second;
+    digest.add(pages ^ ((row.sample ? 2U : 0U) | static_cast<unsigned>(row.form)));
   }
-  for (const TokenId token : plan.tokens) {
-    digest.add_int(token);
-  }
+  digest.add_ints(plan.tokens);
   return digest.value();
 }
 
@@ -77,7 +95,7 @@ uint64_t PlanLedger::consumed(const BatchPlan& plan) const {
         const auto found = last_tokens_.find(row.slot);
         token = found == last_tokens_.end() ? kTokenFromDevice : found->second;
       }
-      hash.add_int(token);
+      hash.add(static_cast<uint32_t>(token));
     }
   }
   return hash.value();
@@ -86,8 +104,7 @@ uint64_t PlanLedger::consumed(const BatchPlan& plan) const {
 uint64_t PlanLedger::record(const StepResult& result) {
   Hash hash;
   for (const RowResult& row : result.rows) {
-    hash.add_int(row.slot);
-    hash.add_int(row.token);
+    hash.add_pair(row.slot, row.token);
     if (row.token >= 0) {
       last_tokens_[row.slot] = row.token;
     }
@@ -96,7 +113,7 @@ uint64_t PlanLedger::record(const StepResult& result) {
 }
 
 std::vector<std::byte> encode_plan_record(const BatchPlan& plan, uint64_t digest) {
-  std::vector<std::byte> bytes = encode(plan);
+  std::vector<std::byte> bytes = encode(plan);  // leaves room for the digest
   WireWriter tail;
   tail.put_u64(digest);
   bytes.insert(bytes.end(), tail.bytes().begin(), tail.bytes().end());

@@ -11,7 +11,7 @@
 namespace hadal {
 namespace {
 
-constexpr uint64_t kMagic = 0x31474F4C4E504C48;  // "HLPNLOG1"
+constexpr uint64_t kMagic = 0x32474F4C4E504C48;  // "HLPNLOG2"
 constexpr uint32_t kRecordBytesMax = 64 << 20;
 constexpr size_t kHeadBytes = 8 + 6 * 4;
 

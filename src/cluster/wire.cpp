@@ -1,13 +1,17 @@
 // Bytes in and out, one at a time: no alignment, no host order.
 #include "wire.h"
 
+#include <array>
+
 namespace hadal {
 
 void WireWriter::put(uint64_t value, int32_t size) {
-  for (int32_t i = 0; i < size; ++i) {
-    bytes_.push_back(static_cast<std::byte>(value & 0xFFU));
+  std::array<std::byte, sizeof value> raw{};
+  for (std::byte& byte : raw) {
+    byte = static_cast<std::byte>(value & 0xFFU);
     value >>= 8U;
   }
+  bytes_.insert(bytes_.end(), raw.begin(), raw.begin() + size);
 }
 
 void WireWriter::put_text(std::string_view text) {

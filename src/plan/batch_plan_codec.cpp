@@ -3,6 +3,7 @@
 // Little-endian, fixed-width, one version word in front. The hard thing is the decoder: a frame may
 // be damaged or hostile, so every count is compared with the bytes that are left before anything is
 // allocated, and every field is checked for range, so that what comes out can be executed.
+#include <array>
 #include <bit>
 #include <cmath>
 #include <cstring>
@@ -16,18 +17,21 @@ namespace {
 constexpr uint32_t kMagic = 0x4E4C5048;  // "HPLN"
 constexpr uint32_t kVersion = 2;
 constexpr int32_t kMaxTopLogprobs = 1024;
+// Numbers and arrays are copied as they lie in memory.
+static_assert(std::endian::native == std::endian::little);
 
+/// Writes into bytes reserved beforehand: the time to encode a plan is rank 0's own.
 class Writer {
  public:
-  template <class T>
-  void put(T value) {
-    static_assert(std::is_integral_v<T>);
-    auto bits = static_cast<std::make_unsigned_t<T>>(value);
-    for (size_t i = 0; i < sizeof(T); ++i) {
-      bytes_.push_back(static_cast<std::byte>(bits & 0xFFU));
-      if constexpr (sizeof(T) > 1)
-        bits = static_cast<std::make_unsigned_t<T>>(bits >> 8U);
-    }
+  explicit Writer(size_t reserved) { bytes_.reserve(reserved); }
+
+  template <class... T>
+  void put(T... values) {
+    static_assert((std::is_integral_v<T> && ...));
+    std::array<std::byte, (sizeof(T) + ...)> block;
+    size_t at = 0;
+    ((std::memcpy(block.data() + at, &values, sizeof values), at += sizeof values), ...);
+    bytes_.insert(bytes_.end(), block.begin(), block.end());
   }
 
   void put_float(float value) { put(std::bit_cast<uint32_t>(value)); }
@@ -37,8 +41,8 @@ class Writer {
   template <class T>
   void put_array(const std::vector<T>& values) {
     put_count(values.size());
-    for (T value : values)
-      put(value);
+    const auto raw = std::as_bytes(std::span(values));
+    bytes_.insert(bytes_.end(), raw.begin(), raw.end());
   }
 
   std::vector<std::byte> take() { return std::move(bytes_); }
@@ -60,13 +64,10 @@ class Reader {
       fail(field, "the input ends inside it");
       return 0;
     }
-    std::make_unsigned_t<T> bits = 0;
-    for (size_t i = 0; i < sizeof(T); ++i) {
-      const auto byte = static_cast<uint64_t>(bytes_[pos_ + i]);
-      bits = static_cast<std::make_unsigned_t<T>>(bits | (byte << (8 * i)));
-    }
-    pos_ += sizeof(T);
-    return static_cast<T>(bits);
+    T value = 0;
+    std::memcpy(&value, bytes_.data() + pos_, sizeof value);
+    pos_ += sizeof value;
+    return value;
   }
 
   float get_float(const char* field) {
@@ -78,11 +79,11 @@ class Reader {
 
   int32_t get_in(const char* field, int32_t min, int32_t max) {
     const auto value = get<int32_t>(field);
-    if (ok() && (value < min || value > max))
-      fail(field,
-           "expected " + std::to_string(min) + ".." + std::to_string(max) + ", got " +
-               std::to_string(value));
-    return ok() ? value : min;
+    if (value >= min && value <= max && ok())
+      return value;
+    if (ok())
+      fail_range(field, min, max, value);
+    return min;
   }
 
   bool get_bool(const char* field) {
@@ -103,26 +104,42 @@ class Reader {
 
   std::vector<int32_t> get_array(const char* field, int32_t min) {
     std::vector<int32_t> values(get_count(field, sizeof(int32_t)));
-    for (int32_t& value : values)
-      value = get_in(field, min, INT32_MAX);
+    const size_t begin = pos_;
+    if (!values.empty())
+      std::memcpy(values.data(), bytes_.data() + begin, values.size() * sizeof(int32_t));
+    for (size_t i = 0; i < values.size(); ++i)
+      if (values[i] < min) {
+        pos_ = begin + (i + 1) * sizeof(int32_t);
+        fail_range(field, min, INT32_MAX, values[i]);
+        return {};
+      }
+    pos_ = begin + values.size() * sizeof(int32_t);
     return values;
   }
 
   void fail(const char* field, const std::string& why) {
-    if (error_.empty())
-      error_ =
-          "batch plan: " + std::string(field) + " at byte " + std::to_string(pos_) + ": " + why;
+    if (is_failed_)
+      return;
+    is_failed_ = true;
+    error_ = "batch plan: " + std::string(field) + " at byte " + std::to_string(pos_) + ": " + why;
   }
 
-  bool ok() const { return error_.empty(); }
+  bool ok() const { return !is_failed_; }
 
   size_t left() const { return bytes_.size() - pos_; }
 
   const std::string& error() const { return error_; }
 
  private:
+  void fail_range(const char* field, int32_t min, int32_t max, int32_t got) {
+    fail(field,
+         "expected " + std::to_string(min) + ".." + std::to_string(max) + ", got " +
+             std::to_string(got));
+  }
+
   std::span<const std::byte> bytes_;
   size_t pos_ = 0;
+  bool is_failed_ = false;
   std::string error_;
 };
 
@@ -201,14 +218,32 @@ constexpr size_t kMinUpdateBytes = 4 + 1 + 4;
 constexpr size_t kMoveBytes = 2 * 4 + 1;
 constexpr size_t kCopyBytes = 3 * 4;
 constexpr size_t kRowBytes = 3 * 4 + 1 + 4 + 1;
+// All but the arrays inside an element.
+constexpr size_t kFixedBytes = 2 * 4 + 8 + 5 * 4;
+constexpr size_t kResetBytes = 7 * 4 + 8 + 5 * 4 + 4;
+
+/// At least what encode() writes, and room for the digest that follows a plan on its way.
+size_t encoded_bytes_max(const BatchPlan& plan) {
+  size_t bytes = kFixedBytes + sizeof(uint64_t) + plan.page_moves.size() * kMoveBytes +
+                 plan.page_copies.size() * kCopyBytes + plan.rows.size() * kRowBytes +
+                 plan.tokens.size() * sizeof(TokenId);
+  for (const SlotUpdate& update : plan.slot_updates) {
+    bytes += kMinUpdateBytes + update.append_pages.size() * sizeof(PageId);
+    if (update.reset) {
+      const SamplingParams& sampling = update.reset->sampling;
+      bytes += kResetBytes + sampling.logit_bias.size() * 8 +
+               sampling.stop_tokens.size() * sizeof(TokenId) +
+               update.reset->history.size() * sizeof(TokenId);
+    }
+  }
+  return bytes;
+}
 
 }  // namespace
 
 std::vector<std::byte> encode(const BatchPlan& plan) {
-  Writer out;
-  out.put(kMagic);
-  out.put(kVersion);
-  out.put(plan.step_id);
+  Writer out(encoded_bytes_max(plan));
+  out.put(kMagic, kVersion, plan.step_id);
   out.put_count(plan.slot_updates.size());
   for (const SlotUpdate& update : plan.slot_updates) {
     out.put(update.slot);
@@ -222,24 +257,20 @@ std::vector<std::byte> encode(const BatchPlan& plan) {
   }
   out.put_count(plan.page_moves.size());
   for (const PageMove& move : plan.page_moves) {
-    out.put(move.page);
-    out.put(move.host_page);
-    out.put(static_cast<uint8_t>(move.to_host ? 1 : 0));
+    out.put(move.page, move.host_page, static_cast<uint8_t>(move.to_host ? 1 : 0));
   }
   out.put_count(plan.page_copies.size());
   for (const PageCopy& copy : plan.page_copies) {
-    out.put(copy.src);
-    out.put(copy.dst);
-    out.put(copy.num_tokens);
+    out.put(copy.src, copy.dst, copy.num_tokens);
   }
   out.put_count(plan.rows.size());
   for (const PlanRow& row : plan.rows) {
-    out.put(row.slot);
-    out.put(row.kv_begin);
-    out.put(row.num_tokens);
-    out.put(static_cast<uint8_t>(row.form));
-    out.put(row.num_logits);
-    out.put(static_cast<uint8_t>(row.sample ? 1 : 0));
+    out.put(row.slot,
+            row.kv_begin,
+            row.num_tokens,
+            static_cast<uint8_t>(row.form),
+            row.num_logits,
+            static_cast<uint8_t>(row.sample ? 1 : 0));
   }
   out.put_array(plan.tokens);
   return out.take();

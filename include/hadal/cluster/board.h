@@ -77,9 +77,11 @@ class Board {
   uint64_t last_acked(int32_t rank) const;
   /// nullopt: not yet, or more than 16 steps ago.
   std::optional<StepAck> ack_of(int32_t rank, uint64_t step_id) const;
-  /// Sleeps until set_ack was called after `seen` was taken.
+  /// Sleeps until set_ack was called after `seen` was taken: by `rank`, or by any with kAnyRank.
+  /// One thread of one process.
   uint32_t ack_count() const;
-  void wait_ack(uint32_t seen, TimePoint deadline) const;
+  void wait_ack(uint32_t seen, int32_t rank, TimePoint deadline) const;
+  static constexpr int32_t kAnyRank = -1;
 
   void set_phase(int32_t rank, RankPhase phase);
   RankPhase phase(int32_t rank) const;
