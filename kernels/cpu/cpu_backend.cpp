@@ -127,6 +127,10 @@ class CpuBackend final : public Backend {
     return ok_status();
   }
 
+  int64_t reserve_bytes(const OpsLimits& limits) const override {
+    return cpu::CpuOps::reserve_bytes(limits);
+  }
+
   Ops& ops() override { return ops_; }
 
  private:

@@ -41,6 +41,8 @@ class CpuOps final : public Ops {
 
   /// Sizes the scratch of attention; throws std::bad_alloc.
   void reserve(const OpsLimits& limits);
+  /// Bytes that reserve allocates.
+  static int64_t reserve_bytes(const OpsLimits& limits);
 
   void begin_step(const BatchGeometry& geometry, Stream& stream) override;
   void copy_pages(const PageCopyArgs& args, Stream& stream) override;

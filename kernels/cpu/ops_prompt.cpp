@@ -84,7 +84,17 @@ void CpuOps::attention_prompt(const AttentionArgs& args, Stream& /*stream*/) {
   }
 }
 
-void CpuOps::reserve(const OpsLimits& limits) {
+namespace {
+
+/// Floats of attention's scratch.
+struct AttentionScratch {
+  int64_t keys = 0;
+  int64_t heads_out = 0;
+  int64_t absorbed = 0;
+  int64_t partials = 0;
+};
+
+AttentionScratch scratch_for(const OpsLimits& limits) {
   const int64_t tokens = limits.max_step_tokens;
   const int64_t context = limits.max_context_tokens;
   const int64_t heads = limits.num_heads;
@@ -93,14 +103,31 @@ void CpuOps::reserve(const OpsLimits& limits) {
   const int64_t per_head = (context + kKeyTile - 1) / kKeyTile * tile;
   const int64_t group = std::clamp(
       kWorkspaceFloats / std::max(per_head, int64_t{1}), int64_t{1}, std::max(heads, int64_t{1}));
-  keys_.at_least(group * per_head);
-  heads_out_.at_least(tokens * heads * limits.v_head_dim);
+  AttentionScratch scratch;
+  scratch.keys = group * per_head;
+  scratch.heads_out = tokens * heads * limits.v_head_dim;
   // A generated row has one token, but for recomputed ones.
-  absorbed_.at_least(limits.max_rows * heads * (limits.kv_lora_rank + limits.qk_rope_head_dim));
+  scratch.absorbed = limits.max_rows * heads * (limits.kv_lora_rank + limits.qk_rope_head_dim);
   const int64_t chunks = (context + kKvChunk - 1) / kKvChunk;
   const int64_t partial = heads * (limits.kv_lora_rank + 2);
   const int64_t most = std::max(kWorkspaceFloats, chunks * partial);
-  partials_.at_least(std::min(limits.max_rows * chunks * partial, most));
+  scratch.partials = std::min(limits.max_rows * chunks * partial, most);
+  return scratch;
+}
+
+}  // namespace
+
+int64_t CpuOps::reserve_bytes(const OpsLimits& limits) {
+  const AttentionScratch scratch = scratch_for(limits);
+  return 4 * (scratch.keys + scratch.heads_out + scratch.absorbed + scratch.partials);
+}
+
+void CpuOps::reserve(const OpsLimits& limits) {
+  const AttentionScratch scratch = scratch_for(limits);
+  keys_.at_least(scratch.keys);
+  heads_out_.at_least(scratch.heads_out);
+  absorbed_.at_least(scratch.absorbed);
+  partials_.at_least(scratch.partials);
 }
 
 void CpuOps::prompt_row(const AttentionArgs& args, const PromptRow& row) {

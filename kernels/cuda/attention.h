@@ -69,6 +69,8 @@ struct PromptRange {
 
 /// Workspace with which attention and sampling of steps within the limits run well.
 int64_t attention_workspace_bytes(const OpsLimits& limits);
+/// Of the schedule of the largest step.
+int64_t schedule_bytes(int32_t tokens, int32_t rows);
 int64_t sample_workspace_bytes(const OpsLimits& limits);
 
 void launch_schedule(const ScheduleParams& params, cudaStream_t stream);

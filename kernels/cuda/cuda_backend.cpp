@@ -24,8 +24,17 @@ Error unsupported(const std::string& message) {
   return Error{ErrorCode::unsupported, message};
 }
 
-/// Reads what kernels depend on, and refuses a device that this build has no code for.
-Result<DeviceInfo> open_device(int32_t index) {
+int32_t capability_of(const cudaDeviceProp& properties) {
+  return properties.major * 10 + properties.minor;
+}
+
+std::string name_of(const cudaDeviceProp& properties) {
+  return std::string(properties.name) + " (compute capability " + std::to_string(properties.major) +
+         "." + std::to_string(properties.minor) + ")";
+}
+
+/// Refuses a device that is absent or too old. Makes no context.
+Result<cudaDeviceProp> read_properties(int32_t index) {
   int count = 0;
   const cudaError_t code = cudaGetDeviceCount(&count);
   if (code != cudaSuccess || count == 0) {
@@ -37,23 +46,30 @@ Result<DeviceInfo> open_device(int32_t index) {
     return unsupported("expected a CUDA device in 0.." + std::to_string(count - 1) + ", got " +
                        std::to_string(index));
   }
-  HADAL_RETURN_IF_ERROR(cuda::to_status(cudaSetDevice(index), "cannot use the CUDA device"));
   cudaDeviceProp properties{};
   HADAL_RETURN_IF_ERROR(
       cuda::to_status(cudaGetDeviceProperties(&properties, index), "cannot read the CUDA device"));
+  if (capability_of(properties) < kLeastCapability) {
+    return unsupported("expected a GPU of compute capability 8.0 or later, got " +
+                       name_of(properties));
+  }
+  return properties;
+}
+
+/// Reads what kernels depend on, and refuses a device that this build has no code for.
+Result<DeviceInfo> open_device(int32_t index) {
+  const auto properties = read_properties(index);
+  if (!properties) {
+    return properties.error();
+  }
+  HADAL_RETURN_IF_ERROR(cuda::to_status(cudaSetDevice(index), "cannot use the CUDA device"));
   DeviceInfo info;
   info.index = index;
-  info.num_multiprocessors = properties.multiProcessorCount;
-  info.max_shared_bytes = static_cast<int32_t>(properties.sharedMemPerBlockOptin);
-  info.compute_capability = properties.major * 10 + properties.minor;
-  const std::string name = std::string(properties.name) + " (compute capability " +
-                           std::to_string(properties.major) + "." +
-                           std::to_string(properties.minor) + ")";
-  if (info.compute_capability < kLeastCapability) {
-    return unsupported("expected a GPU of compute capability 8.0 or later, got " + name);
-  }
+  info.num_multiprocessors = properties.value().multiProcessorCount;
+  info.max_shared_bytes = static_cast<int32_t>(properties.value().sharedMemPerBlockOptin);
+  info.compute_capability = capability_of(properties.value());
   if (const Status probe = cuda::probe_kernels(); !probe) {
-    return unsupported("this build of hadal has no code for " + name + ": " +
+    return unsupported("this build of hadal has no code for " + name_of(properties.value()) + ": " +
                        probe.error().message);
   }
   return info;
@@ -62,16 +78,17 @@ Result<DeviceInfo> open_device(int32_t index) {
 class CudaBackend final : public Backend {
  public:
   CudaBackend(const DeviceInfo& info, const CudaBackendConfig& config)
-      : info_(info), ops_(info, config.sync_every_op) {}
+      : info_(info),
+        rounds_inputs_(config.e4m3_activations && info.compute_capability >= kFp8Capability),
+        ops_(info, config.sync_every_op) {}
 
   Device device() const override { return Device{DeviceType::cuda, info_.index}; }
 
   Numerics numerics() const override {
     Numerics numerics;
     numerics.plain = DType::bf16;
-    // Before FP8 units rounding the inputs gains nothing: FP8 weights meet BF16 activations.
-    numerics.fp8_input =
-        info_.compute_capability >= kFp8Capability ? ActFormat::e4m3 : ActFormat::bf16;
+    // Before FP8 units rounding the inputs gains nothing.
+    numerics.fp8_input = rounds_inputs_ ? ActFormat::e4m3 : ActFormat::bf16;
     numerics.plain_input = ActFormat::bf16;
     return numerics;
   }
@@ -153,6 +170,10 @@ class CudaBackend final : public Backend {
 
   Status reserve(const OpsLimits& limits) override { return ops_.reserve(*this, limits); }
 
+  int64_t reserve_bytes(const OpsLimits& limits) const override {
+    return cuda::CudaOps::reserve_bytes(limits);
+  }
+
   Ops& ops() override { return ops_; }
 
  private:
@@ -167,6 +188,7 @@ class CudaBackend final : public Backend {
   }
 
   const DeviceInfo info_;
+  const bool rounds_inputs_;
   cuda::CudaOps ops_;
 };
 
@@ -178,6 +200,16 @@ Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaBackendConfig& conf
     return info.error();
   }
   return std::unique_ptr<Backend>(std::make_unique<CudaBackend>(info.value(), config));
+}
+
+Result<CudaDevice> find_cuda_device(int32_t device_index) {
+  const auto properties = read_properties(device_index);
+  if (!properties) {
+    return properties.error();
+  }
+  return CudaDevice{properties.value().name,
+                    capability_of(properties.value()),
+                    static_cast<int64_t>(properties.value().totalGlobalMem)};
 }
 
 }  // namespace hadal

@@ -13,12 +13,19 @@ namespace {
 /// Least workspace: what ops that cut their work to fit (moe_down) run well with.
 constexpr int64_t kBaseWorkspaceBytes = int64_t{128} << 20;
 
+int64_t workspace_bytes(const OpsLimits& limits) {
+  return std::max(
+      {kBaseWorkspaceBytes, attention_workspace_bytes(limits), sample_workspace_bytes(limits)});
+}
+
 }  // namespace
 
+int64_t CudaOps::reserve_bytes(const OpsLimits& limits) {
+  return workspace_bytes(limits) + schedule_bytes(limits.max_step_tokens, limits.max_rows);
+}
+
 Status CudaOps::reserve(Backend& backend, const OpsLimits& limits) {
-  const int64_t size_bytes = std::max(
-      {kBaseWorkspaceBytes, attention_workspace_bytes(limits), sample_workspace_bytes(limits)});
-  auto memory = backend.allocate(size_bytes, MemoryKind::device);
+  auto memory = backend.allocate(workspace_bytes(limits), MemoryKind::device);
   if (!memory) {
     return memory.error();
   }

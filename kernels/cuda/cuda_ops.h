@@ -35,6 +35,8 @@ class CudaOps final : public Ops {
 
   /// Makes the workspace; resource_exhausted when it does not fit.
   Status reserve(Backend& backend, const OpsLimits& limits);
+  /// Bytes that reserve allocates.
+  static int64_t reserve_bytes(const OpsLimits& limits);
 
   void begin_step(const BatchGeometry& geometry, Stream& stream) override;
   void copy_pages(const PageCopyArgs& args, Stream& stream) override;

@@ -3,8 +3,20 @@
 
 namespace hadal {
 
+namespace {
+
+Error no_cuda() {
+  return Error{ErrorCode::unsupported, "this build has no CUDA (HADAL_CUDA is OFF)"};
+}
+
+}  // namespace
+
 Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaBackendConfig& /*config*/) {
-  return Error{ErrorCode::unsupported, "hadal was built without CUDA (HADAL_CUDA is OFF)"};
+  return no_cuda();
+}
+
+Result<CudaDevice> find_cuda_device(int32_t /*device_index*/) {
+  return no_cuda();
 }
 
 }  // namespace hadal

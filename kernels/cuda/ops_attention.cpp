@@ -147,11 +147,14 @@ int64_t sample_workspace_bytes(const OpsLimits& limits) {
   return (limits.max_rows + kAdjusted) * vocab * 4 + 4 * kAlignment;
 }
 
+int64_t schedule_bytes(int32_t tokens, int32_t rows) {
+  return (tokens + 3 * (int64_t{rows} + 1)) * 4;
+}
+
 Status CudaOps::reserve_schedule(Backend& backend, const OpsLimits& limits) {
   const int32_t tokens = std::max(schedule_tokens_, limits.max_step_tokens);
   const int32_t rows = std::max(schedule_rows_, limits.max_rows);
-  const int64_t entries = tokens + 3 * (int64_t{rows} + 1);
-  auto memory = backend.allocate(entries * 4, MemoryKind::device);
+  auto memory = backend.allocate(schedule_bytes(tokens, rows), MemoryKind::device);
   if (!memory) {
     return memory.error();
   }

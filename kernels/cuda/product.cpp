@@ -19,21 +19,6 @@ bool has_whole_chunks(const ConstActMatrix& x, int32_t columns) {
          reinterpret_cast<uintptr_t>(x.data) % 16 == 0;
 }
 
-ProductMode mode_of(const ProductArgs& args) {
-  const DType weight = args.weight.dtype;
-  const ActFormat x = args.x.format;
-  const bool has_shared = args.shared.data != nullptr;
-  const bool is_aligned =
-      args.weight.column_offset == 0 && (!has_shared || args.shared.column_offset == 0);
-  if (!is_aligned || x == ActFormat::f32 || !has_whole_chunks(args.x, args.weight.columns)) {
-    return ProductMode::plain;
-  }
-  if (weight == DType::f8_e4m3) {
-    return x == ActFormat::e4m3 ? ProductMode::fp8 : ProductMode::w8a16;
-  }
-  return weight == DType::bf16 && x == ActFormat::bf16 ? ProductMode::bf16 : ProductMode::plain;
-}
-
 int32_t ceil_div(int32_t a, int32_t b) {
   return (a + b - 1) / b;
 }
@@ -59,6 +44,21 @@ int32_t expert_tile_rows(int32_t num_entries, int32_t num_experts) {
 }
 
 }  // namespace
+
+ProductMode mode_of(const ProductArgs& args) {
+  const DType weight = args.weight.dtype;
+  const ActFormat x = args.x.format;
+  const bool has_shared = args.shared.data != nullptr;
+  const bool is_aligned =
+      args.weight.column_offset == 0 && (!has_shared || args.shared.column_offset == 0);
+  if (!is_aligned || x == ActFormat::f32 || !has_whole_chunks(args.x, args.weight.columns)) {
+    return ProductMode::plain;
+  }
+  if (weight == DType::f8_e4m3) {
+    return x == ActFormat::e4m3 ? ProductMode::fp8 : ProductMode::w8a16;
+  }
+  return weight == DType::bf16 && x == ActFormat::bf16 ? ProductMode::bf16 : ProductMode::plain;
+}
 
 /// Launches one product whose tiles are known.
 void CudaOps::launch_product(ProductArgs args,

@@ -58,6 +58,9 @@ enum class ProductMode : uint8_t {
   w8a16,  ///< tensor cores: E4M3 weights, BF16 activations
 };
 
+/// Follows from formats, alignment and block offsets alone, never from the number of rows.
+ProductMode mode_of(const ProductArgs& args);
+
 /// Any formats and offsets, float32 arithmetic. tile_rows = kPlainTileRows.
 inline constexpr int32_t kPlainTileRows = 32;
 void launch_plain_product(const ProductArgs& args,

@@ -5,6 +5,7 @@
 
 #include "catch.h"
 #include "op_test.h"
+#include "product.h"
 
 namespace hadal::test {
 
@@ -26,6 +27,21 @@ const std::vector<ProductShape> kShapes = {
     {200, 10944},   // down of V2-Lite: K is no multiple of 128
     {4 * 33, 128},  // one block of k
 };
+
+/// What may meet what on tensor cores.
+struct Formats {
+  DType weight;
+  ActFormat input;
+};
+
+const std::vector<Formats> kFormats = {{DType::f8_e4m3, ActFormat::bf16},
+                                       {DType::f8_e4m3, ActFormat::e4m3},
+                                       {DType::bf16, ActFormat::bf16}};
+
+std::string text_of(const Formats& formats) {
+  return std::string(formats.weight == DType::bf16 ? " bf16" : " fp8") +
+         (formats.input == ActFormat::bf16 ? " x bf16 " : " x e4m3 ");
+}
 
 /// x[m] * w[n] and its bound, for a format's exact operands.
 void reference_at(
@@ -60,43 +76,60 @@ bool same_rows(const ActOperand& all, int64_t begin, const ActOperand& some) {
 
 }  // namespace
 
+TEST_CASE("products: tensor cores take every format of a model, float32 arithmetic only the rest",
+          "[ops]") {
+  alignas(16) std::byte memory[16] = {};
+  const auto mode = [&](DType weight, ActFormat input, int64_t columns, int32_t column_offset) {
+    cuda::ProductArgs args;
+    args.weight.dtype = weight;
+    args.weight.columns = static_cast<int32_t>(columns);
+    args.weight.column_offset = column_offset;
+    args.x.data = memory;
+    args.x.format = input;
+    args.x.stride = columns;
+    return cuda::mode_of(args);
+  };
+  for (const ProductShape& shape : kShapes) {
+    CHECK(mode(DType::f8_e4m3, ActFormat::bf16, shape.in, 0) == cuda::ProductMode::w8a16);
+    CHECK(mode(DType::f8_e4m3, ActFormat::e4m3, shape.in, 0) == cuda::ProductMode::fp8);
+    CHECK(mode(DType::bf16, ActFormat::bf16, shape.in, 0) == cuda::ProductMode::bf16);
+    CHECK(mode(DType::f8_e4m3, ActFormat::bf16, shape.in, 64) == cuda::ProductMode::plain);
+    CHECK(mode(DType::f8_e4m3, ActFormat::f32, shape.in, 0) == cuda::ProductMode::plain);
+  }
+  CHECK(mode(DType::f8_e4m3, ActFormat::bf16, 7164, 0) == cuda::ProductMode::plain);
+}
+
 TEST_CASE("linear: model shapes, the same bits in every batch", "[ops]") {
   for (TestBackend& backend : backends()) {
-    for (const bool is_fp8 : {true, false}) {
+    for (const auto& [dtype, format] : kFormats) {
       for (const ProductShape& shape : kShapes) {
         Random random(51);
-        ErrorReport report("linear " + backend.name + (is_fp8 ? " fp8 " : " bf16 ") +
+        ErrorReport report("linear " + backend.name + text_of({dtype, format}) +
                            std::to_string(shape.out) + " x " + std::to_string(shape.in));
-        const RawOperand raw =
-            make_raw(random, is_fp8 ? DType::f8_e4m3 : DType::bf16, shape.out, shape.in);
+        const RawOperand raw = make_raw(random, dtype, shape.out, shape.in);
         const auto weight = prepare(backend, WeightRole::linear, {&raw});
-        for (const ActFormat format : {ActFormat::e4m3, ActFormat::bf16}) {
-          if (format == ActFormat::e4m3 && !is_fp8) {
-            continue;
-          }
-          const ActOperand x = make_activation(random_matrix(random, kRows, shape.in), format);
-          const GuardedTensor out(DType::f32, Shape{kRows, shape.out});
-          backend.ops().linear({.x = x.view(), .weight = weight.get(), .out = out.view()},
-                               *backend.stream);
-          for (int64_t i = 0; i < kSamples; ++i) {
-            const auto m = static_cast<int64_t>(random() % static_cast<uint64_t>(kRows));
-            const auto n = static_cast<int64_t>(random() % static_cast<uint64_t>(shape.out));
-            double value = 0.0;
-            double bound = 0.0;
-            reference_at(x.exact, raw.exact, m, n, value, bound);
-            report.add(static_cast<double>(out.view().row<float>(m)[n]), value, bound + 1e-30);
-          }
-          CHECK(out.guards_are_whole());
-          for (const int64_t count : {1, 3, 8, 9, 17, 255}) {
-            const int64_t begin = kRows - count - 1;
-            const GuardedTensor few(DType::f32, Shape{count, shape.out});
-            backend.ops().linear(
-                {.x = x.view().rows(begin, count), .weight = weight.get(), .out = few.view()},
-                *backend.stream);
-            INFO(count << " rows of " << shape.out << " x " << shape.in);
-            CHECK(same_bytes(few.view(), out.view().rows(begin, count)));
-            CHECK(few.guards_are_whole());
-          }
+        const ActOperand x = make_activation(random_matrix(random, kRows, shape.in), format);
+        const GuardedTensor out(DType::f32, Shape{kRows, shape.out});
+        backend.ops().linear({.x = x.view(), .weight = weight.get(), .out = out.view()},
+                             *backend.stream);
+        for (int64_t i = 0; i < kSamples; ++i) {
+          const auto m = static_cast<int64_t>(random() % static_cast<uint64_t>(kRows));
+          const auto n = static_cast<int64_t>(random() % static_cast<uint64_t>(shape.out));
+          double value = 0.0;
+          double bound = 0.0;
+          reference_at(x.exact, raw.exact, m, n, value, bound);
+          report.add(static_cast<double>(out.view().row<float>(m)[n]), value, bound + 1e-30);
+        }
+        CHECK(out.guards_are_whole());
+        for (const int64_t count : {1, 3, 8, 9, 17, 255}) {
+          const int64_t begin = kRows - count - 1;
+          const GuardedTensor few(DType::f32, Shape{count, shape.out});
+          backend.ops().linear(
+              {.x = x.view().rows(begin, count), .weight = weight.get(), .out = few.view()},
+              *backend.stream);
+          INFO(count << " rows of " << shape.out << " x " << shape.in);
+          CHECK(same_bytes(few.view(), out.view().rows(begin, count)));
+          CHECK(few.guards_are_whole());
         }
         INFO(report.describe());
         CHECK(report.is_within());
@@ -107,11 +140,9 @@ TEST_CASE("linear: model shapes, the same bits in every batch", "[ops]") {
 
 TEST_CASE("gate_up: model shapes, the same bits in every batch", "[ops]") {
   for (TestBackend& backend : backends()) {
-    for (const bool is_fp8 : {true, false}) {
+    for (const auto& [dtype, format] : kFormats) {
       Random random(52);
       const int64_t intermediate = 1152;
-      const DType dtype = is_fp8 ? DType::f8_e4m3 : DType::bf16;
-      const ActFormat format = is_fp8 ? ActFormat::e4m3 : ActFormat::bf16;
       const RawOperand gate = make_raw(random, dtype, intermediate, 1536);
       const RawOperand up = make_raw(random, dtype, intermediate, 1536);
       const auto weight = prepare(backend, WeightRole::gate_up, {&gate, &up});
@@ -141,10 +172,8 @@ TEST_CASE("moe: model shapes, the same bits in every batch, experts empty or cro
   constexpr int64_t kTopK = 4;
   constexpr int64_t kSlots = kTopK + 1;
   for (TestBackend& backend : backends()) {
-    for (const bool is_fp8 : {true, false}) {
+    for (const auto& [dtype, format] : kFormats) {
       Random random(53);
-      const DType dtype = is_fp8 ? DType::f8_e4m3 : DType::bf16;
-      const ActFormat format = is_fp8 ? ActFormat::e4m3 : ActFormat::bf16;
       std::vector<RawOperand> gates;
       std::vector<RawOperand> downs;
       for (int32_t e = 0; e <= kExperts; ++e) {
@@ -209,7 +238,7 @@ TEST_CASE("moe: model shapes, the same bits in every batch, experts empty or cro
           CHECK(same_bytes(few.view(), out.view().rows(begin, count)));
         }
         // The second product against double arithmetic on what the first wrote.
-        ErrorReport report("moe_down " + backend.name + (is_fp8 ? " fp8" : " bf16"));
+        ErrorReport report("moe_down " + backend.name + text_of({dtype, format}));
         const Matrix found = inner.read();
         for (int64_t i = 0; i < kSamples; ++i) {
           const auto m = static_cast<int64_t>(random() % static_cast<uint64_t>(kRows));

@@ -140,7 +140,7 @@ class Harness {
       return make_cpu_backend(
           {.mode = options.mode, .num_threads = 1, .e4m3_activations = options.e4m3_activations});
     }
-    auto backend = make_cuda_backend({});
+    auto backend = make_cuda_backend({.e4m3_activations = options.e4m3_activations});
     INFO((backend ? std::string() : backend.error().message));
     REQUIRE(backend);
     return std::move(backend).value();

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 
 #include <hadal/backend/weight.h>
 #include <hadal/base/result.h>
@@ -94,6 +95,8 @@ class Backend {
   virtual Result<std::unique_ptr<Weight>> prepare_weight(const WeightSource& source) = 0;
   /// Once, after the weights and before memory is planned: scratch that ops need for these sizes.
   virtual Status reserve(const OpsLimits& limits) = 0;
+  /// What reserve would allocate. Pure arithmetic.
+  virtual int64_t reserve_bytes(const OpsLimits& limits) const = 0;
   /// The ops of this backend; one step at a time.
   virtual Ops& ops() = 0;
 };
@@ -118,10 +121,22 @@ struct CpuBackendConfig {
 struct CudaBackendConfig {
   int32_t device_index = 0;
   bool sync_every_op = false;  ///< for debugging: errors surface at their op
+  /// Rounds the inputs of FP8 linears to E4M3 with 1 x 128 scales where the GPU has FP8 units
+  /// (compute capability 8.9 and later); otherwise they stay BF16, which is nearer to float32.
+  bool e4m3_activations = false;
+};
+
+/// A GPU as its driver describes it.
+struct CudaDevice {
+  std::string name;
+  int32_t compute_capability = 0;  ///< 90 for 9.0
+  int64_t total_bytes = 0;
 };
 
 std::unique_ptr<Backend> make_cpu_backend(const CpuBackendConfig& config);
-/// unsupported when hadal was built without CUDA.
+/// unsupported when hadal was built without CUDA, or says why the device cannot be used.
 Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaBackendConfig& config);
+/// The same errors, but for what only a context tells; makes none, so it takes no device memory.
+Result<CudaDevice> find_cuda_device(int32_t device_index);
 
 }  // namespace hadal
