@@ -63,6 +63,7 @@ std::string to_text(const MemoryPlan& plan) {
   text += line("weights together", size_text(plan.weight_bytes));
   text += line("rotary table", size_text(plan.rope_bytes));
   text += line("work space of a step", size_text(plan.work_bytes));
+  text += line("scratch of the ops", size_text(plan.ops_bytes));
   text += line("sampling state", size_text(plan.sampler_bytes));
   text += line("KV a token", std::to_string(plan.kv_bytes_per_token) + " bytes");
   text += line(

@@ -10,6 +10,7 @@
 
 #include <hadal/base/clock.h>
 #include <hadal/base/log.h>
+#include <hadal/comm/nccl_communicator.h>
 #include <hadal/runtime/model_runner.h>
 
 #include "model_setup.h"
@@ -154,16 +155,16 @@ class ModelRunner final : public Runner {
   int32_t num_in_flight_ = 0;
 };
 
-/// Runs `work` for every rank on a thread of its own and returns the lowest rank's error.
+/// Runs `work` for `count` ranks, each on a thread of its own, and returns the lowest rank's error.
 template <class Work>
-Status on_all_ranks(const std::vector<std::unique_ptr<Rank>>& ranks, const Work& work) {
-  std::vector<Status> statuses(ranks.size(), ok_status());
+Status on_threads(size_t count, const Work& work) {
+  std::vector<Status> statuses(count, ok_status());
   {
     std::vector<std::jthread> threads;
-    for (size_t r = 1; r < ranks.size(); ++r) {
-      threads.emplace_back([&, r] { statuses[r] = work(*ranks[r]->worker, r); });
+    for (size_t r = 1; r < count; ++r) {
+      threads.emplace_back([&, r] { statuses[r] = work(r); });
     }
-    statuses[0] = work(*ranks[0]->worker, 0);
+    statuses[0] = work(0);
   }
   for (const Status& status : statuses) {
     HADAL_RETURN_IF_ERROR(status);
@@ -171,23 +172,81 @@ Status on_all_ranks(const std::vector<std::unique_ptr<Rank>>& ranks, const Work&
   return ok_status();
 }
 
-Result<std::vector<std::unique_ptr<Rank>>> make_ranks(const ModelRunnerConfig& config) {
-  std::vector<std::unique_ptr<Communicator>> comms;
-  if (config.tp == 1) {
-    comms.push_back(make_self_communicator());
-  } else {
-    comms = make_thread_communicators(config.tp);
+template <class Work>
+Status on_all_ranks(const std::vector<std::unique_ptr<Rank>>& ranks, const Work& work) {
+  return on_threads(ranks.size(), [&](size_t r) { return work(*ranks[r]->worker, r); });
+}
+
+using Communicators = std::vector<std::unique_ptr<Communicator>>;
+
+/// NCCL waits for all ranks of a communicator, so they are made side by side.
+Result<Communicators> make_nccl_communicators(const ModelRunnerConfig& config) {
+  const auto id = make_nccl_id();
+  if (!id) {
+    return id.error();
   }
-  std::vector<std::unique_ptr<Rank>> ranks;
-  for (auto& comm : comms) {
-    auto backend = make_rank_backend(config, static_cast<int32_t>(ranks.size()));
+  Communicators comms(static_cast<size_t>(config.tp));
+  HADAL_RETURN_IF_ERROR(on_threads(comms.size(), [&](size_t r) -> Status {
+    const auto rank = static_cast<int32_t>(r);
+    auto comm = make_nccl_communicator({.id = id.value(),
+                                        .rank = rank,
+                                        .world_size = config.tp,
+                                        .device_index = config.base_gpu_id + rank,
+                                        .enable_nvls = config.enable_nccl_nvls});
+    if (!comm) {
+      return comm.error();
+    }
+    comms[r] = std::move(comm).value();
+    return ok_status();
+  }));
+  return comms;
+}
+
+Result<Communicators> make_communicators(const ModelRunnerConfig& config) {
+  if (config.tp > 1) {
+    return config.device == DeviceType::cpu ? Result(make_thread_communicators(config.tp))
+                                            : make_nccl_communicators(config);
+  }
+  Communicators comms;
+  comms.push_back(make_self_communicator());
+  return comms;
+}
+
+/// Backends come first: one that cannot be made leaves no rank waiting for another.
+Result<std::vector<std::unique_ptr<Rank>>> make_ranks(const ModelRunnerConfig& config) {
+  std::vector<std::unique_ptr<Backend>> backends;
+  for (int32_t rank = 0; rank < config.tp; ++rank) {
+    auto backend = make_rank_backend(config, rank);
     if (!backend) {
       return backend.error();
     }
+    backends.push_back(std::move(backend).value());
+  }
+  auto comms = make_communicators(config);
+  if (!comms) {
+    return comms.error();
+  }
+  std::vector<std::unique_ptr<Rank>> ranks;
+  for (size_t r = 0; r < backends.size(); ++r) {
     ranks.push_back(std::make_unique<Rank>(
-        std::make_unique<RankWorker>(std::move(backend).value(), std::move(comm))));
+        std::make_unique<RankWorker>(std::move(backends[r]), std::move(comms.value()[r]))));
   }
   return ranks;
+}
+
+/// Free memory of the rank that has least, before anything is loaded: the host's is divided, a GPU
+/// belongs to its rank.
+int64_t free_bytes_of_rank(const ModelRunnerConfig& config,
+                           const std::vector<std::unique_ptr<Rank>>& ranks,
+                           int32_t ranks_on_host) {
+  int64_t least = ranks.front()->worker->backend().memory_info().free_bytes;
+  if (config.device == DeviceType::cpu) {
+    return least / ranks_on_host;
+  }
+  for (const auto& rank : ranks) {
+    least = std::min(least, rank->worker->backend().memory_info().free_bytes);
+  }
+  return least;
 }
 
 const ParallelLayout& layout_of(const ModelSetup& setup, RankWorker& worker) {
@@ -275,12 +334,15 @@ Result<std::unique_ptr<Runner>> start_ranks(const ModelRunnerConfig& config,
                                             std::vector<std::unique_ptr<Rank>> workers,
                                             int32_t ranks_on_host,
                                             const AgreeOnPages& agree_on_pages) {
-  // plan_memory divides by tp: what it is given is as much for each of this host's ranks.
-  const int64_t free_bytes =
-      workers.front()->worker->backend().memory_info().free_bytes / ranks_on_host * config.tp;
+  MemoryGiven given{.backend = workers.front()->worker->backend(),
+                    .free_bytes = free_bytes_of_rank(config, workers, ranks_on_host)};
+  // What does not fit is told now, not after minutes of loading.
+  if (const auto fits = plan_memory(config, setup, given); !fits) {
+    return fits.error();
+  }
   HADAL_RETURN_IF_ERROR(load_ranks(config, setup, workers));
-  const int64_t weight_bytes = workers.front()->worker->model().weight_bytes();
-  const auto memory = plan_memory(config, setup, free_bytes, weight_bytes);
+  given.weight_bytes = workers.front()->worker->model().weight_bytes();
+  const auto memory = plan_memory(config, setup, given);
   if (!memory) {
     return memory.error();
   }

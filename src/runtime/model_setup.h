@@ -14,7 +14,6 @@ struct ModelSetup {
   DeepseekConfig model;
   std::vector<ParallelLayout> layouts;  ///< of each rank
   std::unique_ptr<WeightStore> weights;
-  Numerics numerics;
   DType kv_dtype = DType::bf16;
   int64_t context_length = 0;
 };
@@ -25,14 +24,27 @@ Result<ModelSetup> make_setup(const ModelRunnerConfig& config);
 /// What the ranks of these layouts read, each byte once.
 LoadPlan plan_load(const ModelSetup& setup, std::span<const ParallelLayout> layouts);
 
-/// One rank's memory, its share of `free_bytes` included. `weight_bytes` > 0 replaces the
-/// checkpoint's count by what the prepared weights really take.
+/// What a plan of memory depends on beside the configuration.
+struct MemoryGiven {
+  const Backend& backend;    ///< of one rank
+  int64_t free_bytes = 0;    ///< a rank's, before weights are loaded
+  int64_t weight_bytes = 0;  ///< of the prepared weights; 0 = not loaded yet
+};
+
+/// One rank's memory. resource_exhausted names the nearest flags that would make it fit.
 Result<MemoryPlan> plan_memory(const ModelRunnerConfig& config,
                                const ModelSetup& setup,
-                               int64_t free_bytes,
-                               int64_t weight_bytes);
+                               const MemoryGiven& given);
 
-/// The backend of one rank.
-Result<std::unique_ptr<Backend>> make_rank_backend(const ModelRunnerConfig& config, int32_t rank);
+/// Largest sizes that the ops of a rank see.
+OpsLimits ops_limits(const DeepseekConfig& model,
+                     const ParallelLayout& layout,
+                     int32_t max_step_tokens,
+                     int32_t max_slots,
+                     int64_t max_context_tokens);
+
+/// The backend of one rank; `local_rank` counts the ranks of this host.
+Result<std::unique_ptr<Backend>> make_rank_backend(const ModelRunnerConfig& config,
+                                                   int32_t local_rank);
 
 }  // namespace hadal

@@ -6,6 +6,8 @@
 #include <cstring>
 #include <string>
 
+#include "model_setup.h"
+
 namespace hadal {
 namespace {
 
@@ -61,21 +63,15 @@ Status RankWorker::prepare(const RankSizes& sizes) {
   sizes_ = sizes;
   const RunnerLimits& limits = sizes.limits;
   const ModelShape& shape = model_->shape();
-  const DeepseekConfig& config = model_->config();
   slots_ = std::make_unique<SlotTable>(SlotLimits{.num_slots = limits.max_slots,
                                                   .num_pages = limits.num_pages,
                                                   .vocab_size = limits.vocab_size,
                                                   .max_context_tokens = limits.max_context_tokens});
-  HADAL_RETURN_IF_ERROR(backend_->reserve(
-      {.max_step_tokens = limits.max_step_tokens,
-       .max_rows = std::min(2 * limits.max_slots, limits.max_step_tokens),
-       .max_context_tokens = limits.max_context_tokens,
-       .num_heads = static_cast<int32_t>(config.num_attention_heads / model_->layout().attn_tp),
-       .qk_nope_head_dim = static_cast<int32_t>(config.qk_nope_head_dim),
-       .qk_rope_head_dim = static_cast<int32_t>(config.qk_rope_head_dim),
-       .v_head_dim = static_cast<int32_t>(config.v_head_dim),
-       .kv_lora_rank = static_cast<int32_t>(config.kv_lora_rank),
-       .vocab_size = limits.vocab_size}));
+  HADAL_RETURN_IF_ERROR(backend_->reserve(ops_limits(model_->config(),
+                                                     model_->layout(),
+                                                     limits.max_step_tokens,
+                                                     limits.max_slots,
+                                                     limits.max_context_tokens)));
   auto pool =
       KvPool::create(*backend_, sizes.kv_dtype, limits.num_pages, shape.num_layers, shape.kv_width);
   if (!pool) {

@@ -337,7 +337,13 @@ TEST_CASE("runner: configurations that cannot be are refused by name", "[runtime
   refused([](auto& c) { c.memory_fraction = 0.0; }, "memory_fraction");
   refused([](auto& c) { c.max_step_tokens = 4; }, "max_step_tokens 4");
   refused([](auto& c) { c.max_total_tokens = int64_t{1} << 40; }, "KV pages");
-  refused([](auto& c) { c.device = DeviceType::cuda; }, "CUDA");
+  // No machine has so many GPUs, and a build without CUDA none.
+  refused(
+      [](auto& c) {
+        c.device = DeviceType::cuda;
+        c.base_gpu_id = 1000;
+      },
+      "CUDA");
 }
 
 TEST_CASE("runner: the memory plan adds up and matches what is built", "[runtime]") {
@@ -358,6 +364,65 @@ TEST_CASE("runner: the memory plan adds up and matches what is built", "[runtime
   const auto runner = make_tiny_runner(config);
   CHECK(runner->limits().num_pages == plan.value().num_pages);
   CHECK_FALSE(plan_model_memory(config, 1000));
+}
+
+/// The value that an error proposes for a flag.
+double proposed(const std::string& message, const std::string& flag) {
+  const size_t at = message.find(flag + " ");
+  INFO(message);
+  REQUIRE(at != std::string::npos);
+  return std::stod(message.substr(at + flag.size() + 1));
+}
+
+TEST_CASE("runner: a plan that does not fit names flags with which it would", "[runtime]") {
+  const ModelDirectory dir(config_text("v3_fp8"));
+  ModelRunnerConfig config = tiny_runner_config(dir.path());
+  config.max_slots = 128;
+  config.max_step_tokens = 128 + 4096;
+  config.max_total_tokens = 64 * 1024;
+  const auto roomy = plan_model_memory(config, int64_t{1} << 40);
+  REQUIRE(roomy);
+  const int64_t fixed = roomy.value().fixed_bytes();
+  const int64_t pages = config.max_total_tokens * roomy.value().kv_bytes_per_token;
+  const auto error_at = [&](int64_t free_bytes) {
+    const auto plan = plan_model_memory(config, free_bytes);
+    REQUIRE_FALSE(plan);
+    CHECK(plan.error().code == ErrorCode::resource_exhausted);
+    return plan.error().message;
+  };
+  const auto fits = [&](int64_t free_bytes, const std::function<void(ModelRunnerConfig&)>& change) {
+    ModelRunnerConfig changed = config;
+    change(changed);
+    return static_cast<bool>(plan_model_memory(changed, free_bytes));
+  };
+
+  // A little short: less KV, or a larger share of the memory.
+  const auto near = static_cast<int64_t>(static_cast<double>(fixed + pages) / 0.9);
+  const std::string little = error_at(near);
+  const auto tokens = static_cast<int64_t>(proposed(little, "--max-total-tokens"));
+  CHECK(tokens > config.max_total_tokens / 2);
+  CHECK(fits(near, [&](auto& c) { c.max_total_tokens = tokens; }));
+  CHECK_FALSE(fits(near, [&](auto& c) { c.max_total_tokens = tokens + kPageTokens; }));
+  const double fraction = proposed(little, "--mem-fraction-static");
+  CHECK(fraction <= 0.93);
+  CHECK(fits(near, [&](auto& c) { c.memory_fraction = fraction; }));
+
+  // No room for the work space of such steps.
+  config.max_total_tokens = 0;
+  const auto far = static_cast<int64_t>(static_cast<double>(fixed) * 0.8);
+  const std::string much = error_at(far);
+  const auto prefill = static_cast<int32_t>(proposed(much, "--max-prefill-tokens"));
+  CHECK(fits(far, [&](auto& c) { c.max_step_tokens = c.max_slots + prefill; }));
+  CHECK_FALSE(fits(far, [&](auto& c) { c.max_step_tokens = c.max_slots + 2 * prefill; }));
+
+  CHECK_THAT(error_at(1000), Contains("no single flag would make it fit"));
+  const auto runner = make_model_runner([&] {
+    ModelRunnerConfig huge = config;
+    huge.max_total_tokens = int64_t{1} << 40;
+    return huge;
+  }());
+  REQUIRE_FALSE(runner);
+  CHECK_THAT(runner.error().message, Contains("it would fit with --max-total-tokens"));
 }
 
 }  // namespace

@@ -21,6 +21,7 @@ struct MemoryPlan {
   int64_t weight_bytes = 0;        ///< sum of the groups, as stored in the checkpoint
   int64_t kv_bytes_per_token = 0;  ///< all layers
   int64_t work_bytes = 0;          ///< activations of the largest step
+  int64_t ops_bytes = 0;           ///< scratch of the ops (Backend::reserve)
   int64_t sampler_bytes = 0;       ///< penalties' counts, all slots
   int64_t rope_bytes = 0;
   int64_t free_bytes = 0;    ///< what the plan was given
@@ -29,7 +30,9 @@ struct MemoryPlan {
   int64_t max_total_tokens = 0;  ///< num_pages * kPageTokens
   int64_t context_length = 0;
 
-  int64_t fixed_bytes() const { return weight_bytes + work_bytes + sampler_bytes + rope_bytes; }
+  int64_t fixed_bytes() const {
+    return weight_bytes + work_bytes + ops_bytes + sampler_bytes + rope_bytes;
+  }
 };
 
 /// What decides the number of pages.

@@ -47,9 +47,11 @@ struct ModelRunnerConfig {
   uint64_t dummy_seed = 0;
 
   DeviceType device = DeviceType::cpu;
+  int32_t base_gpu_id = 0;  ///< CUDA: the device of this node's first rank; the next has the next
+  bool enable_nccl_nvls = false;  ///< NVLink multicast for ranks of one process
   CpuMode cpu_mode = CpuMode::fast;
   int32_t num_threads = 0;  ///< CPU threads of all ranks together; 0 = the hardware's
-  /// Rounds inputs of FP8 linears to E4M3, as GPUs do; for comparing with them.
+  /// Rounds inputs of FP8 linears to E4M3 with 1 x 128 scales, as FP8 units want them.
   bool e4m3_activations = false;
 
   KvDtype kv_dtype = KvDtype::automatic;
@@ -62,7 +64,7 @@ struct ModelRunnerConfig {
   /// Prompt plus answer; 0 = max_position_embeddings. Larger than that is an error.
   int64_t context_length = 0;
   /// Tokens of KV that all sequences share; 0 = as many as memory_fraction allows, but no more than
-  /// all slots could use or 2 GiB (or four longest sequences) holds.
+  /// all slots could use and, on the host, 2 GiB (or four longest sequences) holds.
   int64_t max_total_tokens = 0;
   /// Share of the free memory that weights, KV and work space may take together, 0 to 1.
   double memory_fraction = 0.8;
@@ -87,7 +89,7 @@ Result<std::unique_ptr<Runner>> make_model_runner(const ModelRunnerConfig& confi
 
 /// One rank of a group whose ranks are processes.
 struct RankProcess {
-  std::unique_ptr<Communicator> comm;  ///< its rank and world are this runner's
+  std::unique_ptr<Communicator> comm;  ///< its rank and world are this runner's; fits the device
   int32_t ranks_on_host = 1;           ///< they share the host's memory and threads
   /// From the KV pages that fit here to those that fit everywhere; every rank calls it once.
   std::function<Result<int32_t>(int32_t num_pages)> agree_on_pages;
@@ -111,9 +113,10 @@ Result<LoadPlan> plan_model_load(const ModelRunnerConfig& config);
 /// is the source, dummy weights included. Errors as make_model_runner's, and those of writing.
 Status shard_model(const ModelRunnerConfig& config, const std::filesystem::path& output);
 
-/// What make_model_runner would do with this configuration and `free_bytes` of memory, without
-/// loading anything: reads config.json and, unless dummy, checks every tensor's presence, dtype and
-/// shape.
+/// What make_model_runner would do with this configuration and `free_bytes` of memory (CPU: the
+/// host's, which all ranks share; CUDA: of each rank's GPU), without loading anything: reads
+/// config.json and, unless dummy, checks every tensor's presence, dtype and shape.
+/// resource_exhausted names the nearest flags with which the plan would fit.
 Result<MemoryPlan> plan_model_memory(const ModelRunnerConfig& config, int64_t free_bytes);
 
 }  // namespace hadal
