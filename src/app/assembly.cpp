@@ -6,6 +6,7 @@
 #include <sstream>
 #include <utility>
 
+#include "device.h"
 #include "files.h"
 
 namespace hadal {
@@ -70,6 +71,11 @@ ModelRunnerConfig runner_config(const Config& config, const std::filesystem::pat
   ModelRunnerConfig result;
   result.model_dir = model_dir;
   result.load_format = config.model.load_format;
+  result.device = config.runner.device;
+  result.base_gpu_id = config.runner.base_gpu_id;
+  result.enable_nccl_nvls = config.runner.enable_nccl_nvls;
+  result.e4m3_activations =
+      config.runner.device == DeviceType::cuda && config.runner.fp8_activations;
   result.cpu_mode = config.runner.cpu_mode;
   result.num_threads = config.runner.cpu_threads;
   result.kv_dtype = config.runner.kv_dtype;
@@ -109,6 +115,7 @@ Result<std::unique_ptr<Runner>> make_runner(const Config& config,
     runner = make_null_runner(null_runner_config(config, null_vocab_size));
   } else {
     HADAL_RETURN_IF_ERROR(check_quantization(config, model_dir));
+    log_info("Device: " + device_text(config));
     ModelRunnerConfig model_config = runner_config(config, model_dir);
     model_config.progress = [](const LoadProgress& progress) {
       log_info("Loading: " + progress_text(progress));

@@ -4,8 +4,10 @@
 #include "assembly.h"
 #include "cli.h"
 #include "commands.h"
+#include "device.h"
 #include "exit_code.h"
 #include "generation_config.h"
+#include "group_setup.h"
 
 namespace hadal {
 
@@ -15,13 +17,15 @@ void print(const char* name, const std::string& text) {
   std::printf("%-12s %s\n", name, text.c_str());
 }
 
-std::string layout_text(const LayoutOptions& layout) {
+std::string layout_text(const Config& config) {
+  const LayoutOptions& layout = config.layout;
   std::string text = "tp " + std::to_string(layout.tp_size);
   if (layout.ep_size > 1) {
     text += " (experts over " + std::to_string(layout.ep_size) + " groups)";
   }
   if (layout.num_nodes == 1) {
-    return text + ", one node, all ranks in one process";
+    return text + ", one node, " +
+           (has_rank_processes(config) ? "each rank a process" : "all ranks in one process");
   }
   const int32_t first = layout.node_rank * layout.ranks_per_node();
   return text + " over " + std::to_string(layout.num_nodes) + " nodes; this is node " +
@@ -48,11 +52,9 @@ void print_config(const Config& config) {
   if (config.api.admin_port) {
     print("admin", config.api.admin_host + ":" + std::to_string(*config.api.admin_port));
   }
-  print("layout", layout_text(config.layout));
+  print("layout", layout_text(config));
   print("engine", engine_text(config.engine));
-  if (config.layout.num_nodes > 1) {
-    print("unsupported", multi_node_error(config.layout).message);
-  }
+  print("device", config.runner.null_step_us ? "none" : device_text(config));
   for (const std::string& note : config.notes) {
     print("note", note);
   }
@@ -88,7 +90,11 @@ Status check_text(const Config& config, const std::filesystem::path& model_dir) 
 Status check_memory(const Config& config, const std::filesystem::path& model_dir) {
   HADAL_RETURN_IF_ERROR(check_quantization(config, model_dir));
   const ModelRunnerConfig runner = runner_config(config, model_dir);
-  auto plan = plan_model_memory(runner, available_memory_bytes() * config.layout.num_nodes);
+  const auto free_bytes = free_memory_bytes(config);
+  if (!free_bytes) {
+    return free_bytes.error();
+  }
+  auto plan = plan_model_memory(runner, free_bytes.value());
   if (plan) {
     std::printf("%s", to_text(plan.value()).c_str());
     return ok_status();
@@ -101,9 +107,10 @@ Status check_memory(const Config& config, const std::filesystem::path& model_dir
         std::printf(
             "  %-24s %10.3f GB\n", group.group.c_str(), static_cast<double>(group.bytes) / 1e9);
       }
-      std::printf("  %-24s %10.3f GB\n",
-                  "work space",
-                  static_cast<double>(unbounded.value().work_bytes) / 1e9);
+      std::printf(
+          "  %-24s %10.3f GB\n",
+          "work space",
+          static_cast<double>(unbounded.value().work_bytes + unbounded.value().ops_bytes) / 1e9);
       std::printf("  %-24s %10lld bytes\n",
                   "KV of one token",
                   static_cast<long long>(unbounded.value().kv_bytes_per_token));
@@ -130,10 +137,6 @@ int run_check(const Config& config, const Environment& environment) {
   }
   if (Status text = check_text(config, model_dir.value()); !text) {
     return fail(text.error());
-  }
-  if (config.layout.num_nodes > 1) {
-    print("result", "sound, but `serve` would refuse it: see unsupported");
-    return kExitUsage;
   }
   print("result", "ready to serve");
   return kExitOk;

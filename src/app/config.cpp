@@ -139,8 +139,6 @@ Status apply_handling(const FlagValues& values, Config& config) {
                   " is refused: " + reason;
     } else if (flag->handling == FlagHandling::warned) {
       config.warnings.push_back(shown + " is ignored: " + reason);
-    } else if (flag->handling == FlagHandling::cuda_only) {
-      config.notes.push_back(shown + " has no effect on the CPU backend");
     }
   }
   if (!refusals.empty()) {
@@ -189,6 +187,13 @@ void read_runner(FlagReader& reader, Config& config) {
                  {"bfloat16", KvDtype::bf16},
                  {"float32", KvDtype::f32}},
                 runner.kv_dtype);
+  reader.choice(
+      "device",
+      {{"auto", DeviceChoice::automatic}, {"cpu", DeviceChoice::cpu}, {"cuda", DeviceChoice::cuda}},
+      runner.device_choice);
+  reader.integer("base-gpu-id", 0, 1023, runner.base_gpu_id);
+  reader.toggle("fp8-activations", runner.fp8_activations);
+  reader.toggle("enable-nccl-nvls", runner.enable_nccl_nvls);
   runner.plans_ahead = !reader.has("disable-overlap-schedule");
   reader.integer("cpu-threads", 1, 1024, runner.cpu_threads);
   reader.number("mem-fraction-static", 0.01, 0.99, runner.memory_fraction);
@@ -364,7 +369,30 @@ Status read_layout(FlagReader& reader, const Environment& environment, Config& c
   return reader.status();
 }
 
+/// cuda_only flags that the CUDA backend follows, or whose wish it always fulfils.
+constexpr std::string_view kFollowedOnCuda =
+    "enable-nccl-nvls,disable-cuda-graph,disable-custom-all-reduce,fp8-activations";
+
 }  // namespace
+
+Status set_device(Config& config, DeviceType device) {
+  config.runner.device = device;
+  const bool is_cuda = device == DeviceType::cuda;
+  if (is_cuda && config.runner.cpu_mode == CpuMode::exact) {
+    return usage_error("--cpu-mode exact: expected --device cpu, got --device cuda");
+  }
+  for (const auto& [name, texts] : config.given) {
+    const bool is_cuda_only = find_flag(name)->handling == FlagHandling::cuda_only;
+    if (is_cuda_only && !is_cuda) {
+      config.notes.push_back("--" + name + " has no effect on the CPU backend");
+    } else if (is_cuda_only && !list_contains(kFollowedOnCuda, name)) {
+      config.warnings.push_back("--" + name + " is ignored: the CUDA backend has nothing to tune");
+    } else if (is_cuda && (name == "cpu-threads" || name == "all-reduce")) {
+      config.notes.push_back("--" + name + " has no effect on the CUDA backend");
+    }
+  }
+  return ok_status();
+}
 
 Result<Config> build_config(const FlagValues& values,
                             const FlagValues& file_values,

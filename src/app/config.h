@@ -46,8 +46,16 @@ struct LayoutOptions {
   int32_t ranks_per_node() const { return tp_size / num_nodes; }
 };
 
+/// `--device`.
+enum class DeviceChoice : uint8_t { automatic, cpu, cuda };
+
 struct RunnerOptions {
   std::optional<int64_t> null_step_us;  ///< set = no model
+  DeviceChoice device_choice = DeviceChoice::automatic;
+  DeviceType device = DeviceType::cpu;  ///< set_device() decides
+  int32_t base_gpu_id = 0;              ///< the GPU of this node's first rank
+  bool fp8_activations = false;         ///< CUDA: inputs of FP8 linears in E4M3
+  bool enable_nccl_nvls = false;
   CpuMode cpu_mode = CpuMode::fast;
   KvDtype kv_dtype = KvDtype::automatic;
   int32_t cpu_threads = 0;        ///< 0 = all cores
@@ -119,6 +127,10 @@ struct Config {
   std::vector<std::string> warnings;  ///< one line for each flag that is ignored
   std::vector<std::string> notes;     ///< one line for each flag that has no effect here
 };
+
+/// Settles what the choice of the device leaves open: notes and warnings for flags that do nothing
+/// on it. invalid_argument names a flag that the device cannot do.
+Status set_device(Config& config, DeviceType device);
 
 /// Builds and validates. `values` come from the command line, `file_values` from `--config`.
 /// invalid_argument (exit 64) for wrong values, unsupported (exit 64) for refused flags: every

@@ -50,6 +50,12 @@ constexpr FlagSpec cuda_only(std::string_view name, FlagKind kind, std::string_v
   return FlagSpec{name, {}, kind, G::sglang_a, H::cuda_only, {}, {}, help, {}, kAllCommands};
 }
 
+constexpr FlagSpec own_cuda_only(std::string_view name, std::string_view help) {
+  FlagSpec spec = cuda_only(name, FlagKind::toggle, help);
+  spec.group = G::hadal;
+  return spec;
+}
+
 constexpr FlagSpec limited(std::string_view name,
                            FlagKind kind,
                            std::string_view default_text,
@@ -90,6 +96,12 @@ constexpr FlagSpec simulated(FlagSpec spec) {
   return spec;
 }
 
+/// Read by the commands that run or plan a model on a device of choice.
+constexpr FlagSpec on_device(FlagSpec spec) {
+  spec.commands = kServeLike | kGenerate | kReplay;
+  return spec;
+}
+
 constexpr std::string_view kNoSpeculation = "speculative decoding is not built";
 constexpr std::string_view kNoLora = "adapters change every answer, and hadal loads none";
 constexpr std::string_view kNoSparsity = "hadal has no double-sparsity attention";
@@ -107,6 +119,8 @@ constexpr FlagSpec kFlags[] = {
         "fast, or exact: float32 on dequantised weights",
         kAllCommands,
         "fast,exact"),
+    own_cuda_only("fp8-activations",
+                  "inputs of FP8 linears are rounded to E4M3 (1 x 128 scales) instead of BF16"),
     own("all-reduce",
         K::text,
         "hier",
@@ -238,7 +252,13 @@ constexpr FlagSpec kFlags[] = {
     honoured("watchdog-timeout", K::number, "300", "most seconds that a step may ever take"),
     honoured("download-dir", K::path, "", "root of the HF cache to look --model-path up in"),
     honoured("revision", K::text, "main", "revision in the HF cache"),
-    limited("base-gpu-id", K::integer, "0", "0", "there is no CUDA backend in this build"),
+    on_device(honoured("device",
+                       K::text,
+                       "auto",
+                       "cuda, cpu, or auto: cuda when a usable GPU is visible",
+                       "",
+                       "auto,cpu,cuda")),
+    honoured("base-gpu-id", K::integer, "0", "the GPU of this node's first rank"),
     simulated(honoured("log-level",
                        K::text,
                        "info",
@@ -376,7 +396,6 @@ constexpr FlagSpec kFlags[] = {
         later(honoured("max-queued-requests", K::integer, "1024", "queue length; more gets 429"))),
 
     // SGLang, list C
-    warned("device", K::text, "the backend is chosen when hadal is built"),
     warned("attention-backend", K::text, "hadal has one attention per backend"),
     warned("sampling-backend", K::text, "hadal has one sampler"),
     warned("enable-flashinfer-mla", K::toggle, "hadal has its own MLA"),

@@ -21,7 +21,7 @@ enum class FlagGroup : uint8_t {
 enum class FlagHandling : uint8_t {
   honoured,   ///< build_config reads it
   implied,    ///< hadal always behaves as the flag asks
-  cuda_only,  ///< tunes machinery that only a CUDA backend has: no effect on the CPU backend
+  cuda_only,  ///< tunes machinery of the CUDA backend: no effect on the CPU backend
   limited,    ///< only the values in `accepted` are taken; another is refused with `reason`
   warned,     ///< ignored with one warning line that gives `reason`
   refused,    ///< any use is an error that gives `reason`

@@ -6,9 +6,11 @@
 #include <random>
 #include <thread>
 
+#include <hadal/comm/nccl_communicator.h>
 #include <hadal/comm/process_communicator.h>
 
 #include "assembly.h"
+#include "device.h"
 #include "group_setup.h"
 
 #include <fcntl.h>
@@ -22,6 +24,7 @@ using namespace std::chrono_literals;
 /// Blob rounds of a rank; those of the supervisor are named in group_setup.h.
 constexpr int32_t kAddressRound = 0;
 constexpr int32_t kPagesRound = 1;
+constexpr int32_t kNcclRound = 2;
 constexpr size_t kHostBytesMax = 256;
 
 /// What a rank shows: where its counterparts on other nodes find it. Rank 0's token is everyone's.
@@ -108,6 +111,47 @@ Result<std::vector<int>> connect_nodes(const Config& config, Board& board, int32
   return connect_peers(connect, listener.value());
 }
 
+/// Rank 0 makes the id and shows it; the others wait for it.
+Result<NcclId> agree_on_nccl_id(Board& board, int32_t rank) {
+  if (rank == 0) {
+    auto id = make_nccl_id();
+    if (id) {
+      board.set_blob(0, kNcclRound, id.value());
+    }
+    return id;
+  }
+  const auto blob = wait_blob(board, 0, kNcclRound);
+  if (!blob) {
+    return blob.error();
+  }
+  NcclId id{};
+  if (blob.value().size() != id.size()) {
+    return Error{ErrorCode::data_loss, "rank 0 shows a damaged NCCL id"};
+  }
+  std::copy(blob.value().begin(), blob.value().end(), id.begin());
+  return id;
+}
+
+/// GPUs: every rank of the group is in one NCCL communicator.
+Result<std::unique_ptr<Communicator>> make_gpu_communicator(const Config& config,
+                                                            Board& board,
+                                                            int32_t rank) {
+  const auto id = agree_on_nccl_id(board, rank);
+  if (!id) {
+    return id.error();
+  }
+  auto comm = make_nccl_communicator(
+      {.id = id.value(),
+       .rank = rank,
+       .world_size = board.shape().world_size,
+       .device_index = config.runner.base_gpu_id + rank % board.shape().num_local,
+       .enable_nvls = config.runner.enable_nccl_nvls});
+  if (!comm) {
+    return comm.error();
+  }
+  return std::unique_ptr<Communicator>(std::move(comm).value());
+}
+
 Result<std::unique_ptr<Communicator>> make_communicator(const Config& config,
                                                         Board& board,
                                                         int32_t rank) {
@@ -149,7 +193,9 @@ Result<std::unique_ptr<Runner>> make_group_rank_runner(const Config& config,
   if (board.shape().world_size == 1) {
     process.comm = make_self_communicator();
   } else {
-    auto comm = make_communicator(config, board, rank);
+    auto comm = config.runner.device == DeviceType::cuda
+                    ? make_gpu_communicator(config, board, rank)
+                    : make_communicator(config, board, rank);
     if (!comm) {
       return comm.error();
     }
@@ -163,6 +209,9 @@ Result<std::unique_ptr<Runner>> make_group_rank_runner(const Config& config,
     }
     return *std::min_element(all.value().begin(), all.value().end());
   };
+  if (rank == board.shape().first_rank) {
+    log_info("Device: " + device_text(config));
+  }
   ModelRunnerConfig runner = runner_config(config, model_dir);
   runner.progress = [](const LoadProgress& progress) {
     log_info("Loading: " + progress_text(progress));

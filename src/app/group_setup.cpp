@@ -29,6 +29,8 @@ Identity flags_identity(const Config& config) {
   add(identity, "--max-prefill-tokens", config.engine.max_prefill_tokens);
   add(identity, "--mem-fraction-static", std::lround(config.runner.memory_fraction * 1000));
   add(identity, "--load-format", static_cast<int64_t>(config.model.load_format));
+  add(identity, "--device", static_cast<int64_t>(config.runner.device));
+  add(identity, "--fp8-activations", config.runner.fp8_activations ? 1 : 0);
   add(identity, "--cpu-mode", static_cast<int64_t>(config.runner.cpu_mode));
   add(identity, "--kv-cache-dtype", static_cast<int64_t>(config.runner.kv_dtype));
   identity.push_back({"--runner",

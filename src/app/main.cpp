@@ -3,6 +3,7 @@
 
 #include "cli.h"
 #include "commands.h"
+#include "device.h"
 #include "exit_code.h"
 #include "files.h"
 
@@ -26,6 +27,12 @@ Result<FlagValues> read_config_file(const CommandLine& line) {
     return Error{text.error().code, "--config: " + text.error().message};
   }
   return parse_config_file(text.value(), path, line.command);
+}
+
+/// Commands that run or plan a model on a device of choice.
+bool has_device(FlagCommands command) {
+  return command == kServe || command == kGenerate || command == kCheck || command == kRank ||
+         command == kReplay;
 }
 
 int run(const std::vector<std::string>& arguments) {
@@ -54,6 +61,11 @@ int run(const std::vector<std::string>& arguments) {
     return fail(kExitUsage, config.error().message);
   }
   set_log_level(config.value().log_level);
+  if (has_device(command)) {
+    if (Status device = resolve_device(config.value()); !device) {
+      return fail(kExitUsage, device.error().message);
+    }
+  }
   for (const std::string& warning : config.value().warnings) {
     log_warning(warning);
   }

@@ -171,13 +171,47 @@ TEST_CASE("config: list C gives one warning line each", "[app]") {
                            "m",
                            "--attention-backend",
                            "fa3",
-                           "--device=cuda",
                            "--enable-torch-compile",
                            "--disable-cuda-graph"});
   REQUIRE(config);
-  CHECK(config.value().warnings.size() == 3);
+  CHECK(config.value().warnings.size() == 2);
   CHECK(config.value().runner.plans_ahead);
-  CHECK(config.value().notes == Words{"--disable-cuda-graph has no effect on the CPU backend"});
+}
+
+TEST_CASE("config: the device decides which flags do nothing, and says so", "[app]") {
+  const Words words = {"--model",
+                       "m",
+                       "--device",
+                       "cuda",
+                       "--base-gpu-id",
+                       "3",
+                       "--cpu-threads",
+                       "2",
+                       "--fp8-activations",
+                       "--enable-p2p-check",
+                       "--enable-nccl-nvls"};
+  Config config = configure(words).value();
+  CHECK(config.runner.device_choice == DeviceChoice::cuda);
+  CHECK(config.runner.base_gpu_id == 3);
+  CHECK(config.runner.fp8_activations);
+  CHECK(config.notes.empty());
+  Config on_gpu = config;
+  REQUIRE(set_device(on_gpu, DeviceType::cuda));
+  CHECK(on_gpu.runner.device == DeviceType::cuda);
+  CHECK(on_gpu.notes == Words{"--cpu-threads has no effect on the CUDA backend"});
+  REQUIRE(on_gpu.warnings.size() == 1);
+  CHECK(on_gpu.warnings.front().starts_with("--enable-p2p-check is ignored: "));
+  REQUIRE(set_device(config, DeviceType::cpu));
+  CHECK(config.notes == Words{"--enable-nccl-nvls has no effect on the CPU backend",
+                              "--enable-p2p-check has no effect on the CPU backend",
+                              "--fp8-activations has no effect on the CPU backend"});
+  CHECK(config.warnings.empty());
+
+  CHECK(configure({"--model", "m"}).value().runner.device_choice == DeviceChoice::automatic);
+  CHECK(config_error({"--model", "m", "--device", "gpu"}) ==
+        "--device: expected one of auto,cpu,cuda, got 'gpu'");
+  Config exact = configure({"--model", "m", "--cpu-mode", "exact"}).value();
+  CHECK_FALSE(set_device(exact, DeviceType::cuda));
 }
 
 TEST_CASE("config: values are in range", "[app]") {
