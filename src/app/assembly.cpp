@@ -2,6 +2,7 @@
 #include "assembly.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <fstream>
 #include <sstream>
 #include <utility>
@@ -119,6 +120,15 @@ Result<std::unique_ptr<Runner>> make_runner(const Config& config,
     ModelRunnerConfig model_config = runner_config(config, model_dir);
     model_config.progress = [](const LoadProgress& progress) {
       log_info("Loading: " + progress_text(progress));
+    };
+    model_config.on_loaded = [](const LoadReport& report) {
+      char text[64];
+      std::snprintf(text,
+                    sizeof text,
+                    "Weights are in after %.2f s, %.2f GB of files",
+                    report.seconds,
+                    static_cast<double>(report.file_bytes) / 1e9);
+      log_info(text);
     };
     auto made = make_model_runner(model_config);
     if (!made) {

@@ -3,10 +3,12 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <limits>
 #include <thread>
 
 #include "assembly.h"
+#include "group_setup.h"
 
 namespace hadal {
 
@@ -45,6 +47,11 @@ Status check_gpus(const Config& config) {
 
 Status resolve_device(Config& config) {
   const RunnerOptions& runner = config.runner;
+  if (config.layout.ranks_per_node() > 1 && !has_rank_processes(config)) {
+    // Kernels loaded at first use can wait for a collective of another rank of this process that
+    // waits for them. CUDA reads this when it is first called.
+    ::setenv("CUDA_MODULE_LOADING", "EAGER", 0);
+  }
   if (runner.null_step_us || runner.device_choice == DeviceChoice::cpu) {
     return set_device(config, DeviceType::cpu);
   }

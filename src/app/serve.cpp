@@ -153,6 +153,31 @@ ServedModel served_model(const Config& config, const Parts& parts, Engine& engin
   return served;
 }
 
+/// Where the seconds of the start went, for one log line.
+class StartTimes {
+ public:
+  /// The time since the last call, or since the start, was spent on `what`.
+  void add(const std::string& what) {
+    const TimePoint now = system_clock().now();
+    text_ += (text_.empty() ? "" : ", ") + what + " " + text_of(now - last_);
+    last_ = now;
+  }
+
+  /// "Started in 3.21 s: tokenizer 0.10 s, ...".
+  std::string text() const { return "Started in " + text_of(last_ - begin_) + ": " + text_; }
+
+ private:
+  static std::string text_of(std::chrono::steady_clock::duration time) {
+    char text[32];
+    std::snprintf(text, sizeof text, "%.2f s", std::chrono::duration<double>(time).count());
+    return text;
+  }
+
+  TimePoint begin_ = system_clock().now();
+  TimePoint last_ = begin_;
+  std::string text_;
+};
+
 /// One short greedy answer: the first step allocates, pages in weights and finds what is broken.
 Status warm_up(Engine& engine, const Tokenizer& tokenizer) {
   GenerateRequest request;
@@ -285,6 +310,7 @@ int serve_model(const Config& config, const Environment& environment, RankSeat* 
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   std::signal(SIGPIPE, SIG_IGN);
   raise_open_files_limit();
+  StartTimes times;
   auto loading_signals = std::make_unique<LoadingSignals>();
 
   MetricsRegistry metrics(config.model.served_name);
@@ -300,6 +326,7 @@ int serve_model(const Config& config, const Environment& environment, RankSeat* 
   if (!parts) {
     return fail(model_exit_code(parts.error()), parts.error());
   }
+  times.add("node and tokenizer");
   auto runner = make_served_runner(config, parts.value(), seat);
   if (!runner) {
     return fail(model_exit_code(runner.error()), runner.error());
@@ -307,6 +334,7 @@ int serve_model(const Config& config, const Environment& environment, RankSeat* 
   if (Status ready = seat == nullptr ? ok_status() : seat->wait_all_ready(); !ready) {
     return fail(group_exit_code(seat->board().end_reason()), ready.error());
   }
+  times.add("model");
   StepLog step_log(config.decode_log_interval);
   Engine engine(
       config.engine, step_log.wrap(std::move(runner).value()), metrics.metrics(), system_clock());
@@ -314,10 +342,12 @@ int serve_model(const Config& config, const Environment& environment, RankSeat* 
   if (Status warm = warm_up(engine, parts.value().text.tokenizer); !warm) {
     return fail(kExitInternal, warm.error());
   }
+  times.add("first answer");
   loading_signals.reset();
   if (Status opened = server.open(served_model(config, parts.value(), engine)); !opened) {
     return fail(kExitRetry, opened.error());
   }
+  log_info(times.text());
   print_ready(config, server);
   if (seat != nullptr) {
     seat->begin_serving();

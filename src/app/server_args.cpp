@@ -37,6 +37,7 @@ std::string server_args_json(const Config& config) {
                {"served_model_name", config.model.served_name},
                {"host", config.api.host},
                {"port", config.api.port},
+               {"device", config.runner.device == DeviceType::cuda ? "cuda" : "cpu"},
                {"tp_size", config.layout.tp_size},
                {"ep_size", config.layout.ep_size},
                {"nnodes", config.layout.num_nodes},
@@ -47,7 +48,7 @@ std::string server_args_json(const Config& config) {
                {"disable_radix_cache", !config.engine.enable_radix_cache}};
   for (const auto& [name, values] : config.given) {
     const FlagSpec* flag = find_flag(name);
-    if (flag == nullptr || values.empty() || name == "api-key") {
+    if (flag == nullptr || values.empty() || name == "api-key" || name == "device") {
       continue;
     }
     std::string key = name;
