@@ -40,7 +40,8 @@ DoctorConfig doctor_config(const Config& config, const Environment& environment)
         {"--admin-port", config.api.admin_host, static_cast<uint16_t>(*config.api.admin_port)});
   }
   result.open_files_needed = config.api.limits.connections_max + kOwnOpenFiles;
-  result.uses_gpus = kHasCuda;
+  result.first_gpu = config.runner.base_gpu_id;
+  result.uses_gpus = kHasCuda && config.runner.device_choice != DeviceChoice::cpu;
   result.toolkit = "CUDA " + std::string(kCudaToolkit);
   result.driver_needed = driver_for_toolkit(kCudaToolkit);
   result.nccl = {environment.get("NCCL_SOCKET_IFNAME"),
