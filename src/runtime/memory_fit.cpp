@@ -9,8 +9,9 @@
 namespace hadal {
 namespace {
 
-/// Fewer tokens of KV, or of a step, are not worth proposing.
-constexpr int64_t kTokensMin = 256;
+/// Fewer tokens of KV are not worth proposing, unless sequences cannot be that long.
+constexpr int64_t kKvTokensMin = 4096;
+constexpr int64_t kStepTokensMin = 256;
 constexpr double kFractionMax = 0.99;
 constexpr int32_t kTpMax = 64;
 
@@ -92,13 +93,14 @@ class NearestFlags {
     const int32_t slots = flags_.config.max_slots;
     try_halves("--max-prefill-tokens",
                flags_.config.max_step_tokens - slots,
-               kTokensMin,
+               kStepTokensMin,
                [slots](Variant& v, int64_t n) {
                  v.config.max_step_tokens = static_cast<int32_t>(n) + slots;
                });
-    try_halves("--context-length", flags_.context_length, kTokensMin, [](Variant& v, int64_t n) {
-      v.context_length = n;
-    });
+    try_halves(
+        "--context-length", flags_.context_length, kStepTokensMin, [](Variant& v, int64_t n) {
+          v.context_length = n;
+        });
     try_tp();
     return text_;
   }
@@ -108,7 +110,15 @@ class NearestFlags {
     return page_budget(variant, plan_fixed(variant, setup_, given_), given_.weight_bytes);
   }
 
-  bool fits(const Variant& variant) const { return static_cast<bool>(plan_pages(budget(variant))); }
+  static int64_t least_tokens(const Variant& variant) {
+    return variant.config.max_total_tokens > 0 ? variant.config.max_total_tokens
+                                               : std::min(kKvTokensMin, variant.context_length);
+  }
+
+  bool fits(const Variant& variant) const {
+    const auto pages = plan_pages(budget(variant));
+    return pages && int64_t{pages.value()} * kPageTokens >= least_tokens(variant);
+  }
 
   void propose(const std::string& flag) { text_ += (text_.empty() ? "" : " or ") + flag; }
 
@@ -120,7 +130,7 @@ class NearestFlags {
     less.max_total_tokens = 0;
     less.useful_tokens = flags_.config.max_total_tokens;
     const auto pages = plan_pages(less);
-    if (pages && int64_t{pages.value()} * kPageTokens >= kTokensMin) {
+    if (pages && int64_t{pages.value()} * kPageTokens >= kStepTokensMin) {
       propose("--max-total-tokens " + std::to_string(int64_t{pages.value()} * kPageTokens));
     }
   }
@@ -128,7 +138,7 @@ class NearestFlags {
   void try_fraction() {
     Variant variant = flags_;
     const PageBudget budget_now = budget(variant);
-    const int64_t tokens = std::max(kTokensMin, budget_now.max_total_tokens);
+    const int64_t tokens = least_tokens(variant);
     const double needed = static_cast<double>(
         budget_now.fixed_bytes + (tokens + kPageTokens) * budget_now.kv_bytes_per_token);
     const double fraction =

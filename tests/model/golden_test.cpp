@@ -102,48 +102,6 @@ void check_fast(const GoldenModel& model, const PromptLogits& exact) {
   }
 }
 
-/// Root mean square of the differences at the stored ids.
-double rms_error(const Logits& found, const GoldenRows& golden) {
-  double sum = 0.0;
-  for (size_t i = 0; i < golden.ids.size(); ++i) {
-    const double value = found[i / golden.top][static_cast<size_t>(golden.ids[i])];
-    sum += (value - golden.logits[i]) * (value - golden.logits[i]);
-  }
-  return std::sqrt(sum / static_cast<double>(golden.ids.size()));
-}
-
-/// Rounding to E4M3 is noise that the next layers scatter: leaving out one place of rounding (the
-/// emulation also rounds the latents that kv_b takes) moves the logits as far as all of it. What
-/// can be held is its size: a wrong scale or a group of the wrong width changes that many times
-/// over.
-void check_e4m3(const GoldenModel& model) {
-  HarnessConfig options = options_for(model);
-  options.e4m3_activations = true;
-  Harness harness(model.config, *model.weights, options);
-  double found_noise = 0.0;
-  double golden_noise = 0.0;
-  for (const auto& [prompt, facts] : model.entry.at("prompts").items()) {
-    const auto num_prompt = facts.at("prompt_tokens").get<size_t>();
-    if (!model.file.has(prompt + ".fp8.lse") || num_prompt > 300) {
-      continue;
-    }
-    const auto ids = model.file.array<int32_t>(prompt + ".ids");
-    const GoldenRows exact = read_rows(model.file, prompt, prompt);
-    const GoldenRows rounded = read_rows(model.file, prompt, prompt + ".fp8");
-    found_noise += rms_error(generate(harness, ids, num_prompt), exact);
-    double sum = 0.0;
-    for (size_t i = 0; i < exact.logits.size(); ++i) {
-      const double difference = exact.logits[i] - rounded.logits[i];
-      sum += difference * difference;
-    }
-    golden_noise += std::sqrt(sum / static_cast<double>(exact.logits.size()));
-  }
-  INFO(model.name << ": noise " << found_noise << ", the emulation's " << golden_noise);
-  CHECK(golden_noise > 0.0);
-  CHECK(found_noise > 0.5 * golden_noise);
-  CHECK(found_noise < 2.0 * golden_noise);
-}
-
 TEST_CASE("goldens: exact mode equals transformers, fast mode stays near it", "[model]") {
   for_each_model([](const GoldenModel& model) {
     const PromptLogits exact = check_prompts(model, options_for(model), 4096);
@@ -176,7 +134,7 @@ TEST_CASE("goldens: rounding activations to E4M3 makes as much noise as the refe
           "[model]") {
   for_each_model([](const GoldenModel& model) {
     if (model.config.is_fp8) {
-      check_e4m3(model);
+      check_rounding_noise(model, options_for(model), 300);
     }
   });
 }
