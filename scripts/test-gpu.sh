@@ -25,6 +25,7 @@ case $sanitize in "" | memcheck | racecheck) ;; *)
 esac
 command -v nvcc >/dev/null || PATH=$PATH:/usr/local/cuda/bin
 build=$HADAL_ROOT/build/gpu
+mkdir -p "$HADAL_ROOT/build"
 begin=$(date +%s)
 # Only what these tests need: neither prometheus-cpp nor PCRE2 has to be there.
 cmake -S "$HADAL_ROOT" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DHADAL_WERROR=OFF \
