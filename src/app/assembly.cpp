@@ -114,6 +114,10 @@ Result<std::unique_ptr<Runner>> make_runner(const Config& config,
   std::unique_ptr<Runner> runner;
   if (config.runner.null_step_us) {
     runner = make_null_runner(null_runner_config(config, null_vocab_size));
+    const auto& fault = config.runner.null_fault;
+    if (fault && fault->rank == std::max(config.rank.rank, 0)) {
+      runner = plant_fault(std::move(runner), *fault);
+    }
   } else {
     HADAL_RETURN_IF_ERROR(check_quantization(config, model_dir));
     log_info("Device: " + device_text(config));

@@ -129,23 +129,40 @@ std::optional<ChildEnd> ChildProcess::poll_end() {
   return end;
 }
 
-int64_t out_of_memory_kills() {
-  std::ifstream group("/proc/self/cgroup");
-  std::string line;
-  std::string path;
-  while (std::getline(group, line)) {
-    if (line.starts_with("0::")) {
-      path = line.substr(3);
+namespace {
+
+/// The count of `name` among lines of a name and a number; -1 when there is none.
+int64_t read_count(const std::string& file, const std::string& wanted) {
+  std::ifstream lines(file);
+  std::string name;
+  int64_t count = 0;
+  while (lines >> name >> count) {
+    if (name == wanted) {
+      return count;
     }
   }
-  for (const std::string& folder : {"/sys/fs/cgroup" + path, std::string("/sys/fs/cgroup")}) {
-    std::ifstream events(folder + "/memory.events");
-    std::string name;
-    int64_t count = 0;
-    while (events >> name >> count) {
-      if (name == "oom_kill") {
-        return count;
-      }
+  return -1;
+}
+
+}  // namespace
+
+int64_t out_of_memory_kills() {
+  std::ifstream groups("/proc/self/cgroup");
+  std::vector<std::string> files;
+  for (std::string line; std::getline(groups, line);) {
+    const size_t path = line.rfind(':') + 1;
+    if (line.starts_with("0::")) {  // version 2
+      files.push_back("/sys/fs/cgroup" + line.substr(path) + "/memory.events");
+    } else if (line.find(":memory:") != std::string::npos) {
+      files.push_back("/sys/fs/cgroup/memory" + line.substr(path) + "/memory.oom_control");
+    }
+  }
+  // In a container the paths above are the host's, and its own group is mounted as the root.
+  files.insert(files.end(),
+               {"/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control"});
+  for (const std::string& file : files) {
+    if (const int64_t count = read_count(file, "oom_kill"); count >= 0) {
+      return count;
     }
   }
   return -1;

@@ -171,10 +171,17 @@ void read_runner(FlagReader& reader, Config& config) {
   reader.text("runner", kind);
   if (kind.starts_with("null:")) {
     int64_t step_us = -1;
-    const char* end = kind.data() + kind.size();
+    const size_t comma = std::min(kind.find(','), kind.size());
+    const char* end = kind.data() + comma;
     const auto parsed = std::from_chars(kind.data() + 5, end, step_us);
     if (parsed.ec != std::errc{} || parsed.ptr != end || step_us < 0 || step_us > 10'000'000) {
       reader.fail("runner", "null:STEP_US with 0..10000000 microseconds", kind);
+    }
+    if (comma < kind.size()) {
+      runner.null_fault = parse_planted_fault(std::string_view(kind).substr(comma + 1));
+      if (!runner.null_fault) {
+        reader.fail("runner", "null:STEP_US,hang@RANK:STEP or null:STEP_US,token@RANK:STEP", kind);
+      }
     }
     runner.null_step_us = step_us;
   } else if (kind != "model") {

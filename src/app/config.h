@@ -19,6 +19,7 @@
 #include "arguments.h"
 #include "environment.h"
 #include "model_path.h"
+#include "planted_fault.h"
 
 namespace hadal {
 
@@ -50,7 +51,8 @@ struct LayoutOptions {
 enum class DeviceChoice : uint8_t { automatic, cpu, cuda };
 
 struct RunnerOptions {
-  std::optional<int64_t> null_step_us;  ///< set = no model
+  std::optional<int64_t> null_step_us;     ///< set = no model
+  std::optional<PlantedFault> null_fault;  ///< in one rank of the null runner
   DeviceChoice device_choice = DeviceChoice::automatic;
   DeviceType device = DeviceType::cpu;  ///< set_device() decides
   int32_t base_gpu_id = 0;              ///< the GPU of this node's first rank

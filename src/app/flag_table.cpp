@@ -112,7 +112,11 @@ constexpr std::string_view kNoPipeline = "pipeline parallelism is not built";
 constexpr FlagSpec kFlags[] = {
     // hadal's own
     simulated(own("config", K::path, "", "JSON file of flags; the command line wins over it")),
-    own("runner", K::text, "model", "model, or null:STEP_US: the whole server without a model"),
+    own("runner",
+        K::text,
+        "model",
+        "model, or null:STEP_US: the whole server without a model; null:STEP_US,hang@RANK:STEP "
+        "and token@RANK:STEP plant a fault for tests"),
     own("cpu-mode",
         K::text,
         "fast",

@@ -90,13 +90,18 @@ class Group final : public NodeGroup {
     }
   }
 
-  std::string host() const override { return host_; }
+  std::string host() const override {
+    const std::lock_guard lock(mutex_);
+    return host_;
+  }
 
   uint16_t port() const override { return port_; }
 
   void set_own_address(const TcpAddress& address) {
+    const std::lock_guard lock(mutex_);
     host_ = address.host();
     port_ = address.port();
+    is_any_ = address.is_any();
   }
 
   /// A node that comes again before the group has begun replaces its old connection.
@@ -109,6 +114,11 @@ class Group final : public NodeGroup {
       }
       generation = ++generations_[node];
       lost_.erase(node);
+      // Who listens on every address is known by the one that a node has reached.
+      if (const auto reached = local_address(socket.get()); is_any_ && reached) {
+        host_ = reached.value().host();
+        is_any_ = false;
+      }
     }
     auto link = std::make_shared<Link>(
         std::move(socket),
@@ -202,9 +212,10 @@ class Group final : public NodeGroup {
 
   LinkTimes times_;
   NodeGroupListener& listener_;
+  mutable std::mutex mutex_;
   std::string host_;
   uint16_t port_ = 0;
-  std::mutex mutex_;
+  bool is_any_ = false;  ///< host_ is 0.0.0.0 or ::
   std::condition_variable changed_;
   std::map<int32_t, std::shared_ptr<Link>> links_;
   std::map<int32_t, int64_t> generations_;

@@ -59,6 +59,17 @@ bool TcpAddress::is_loopback() const {
   return IN6_IS_ADDR_LOOPBACK(&v6.sin6_addr) != 0;
 }
 
+bool TcpAddress::is_any() const {
+  if (storage.ss_family == AF_INET) {
+    sockaddr_in v4{};
+    std::memcpy(&v4, &storage, sizeof v4);
+    return v4.sin_addr.s_addr == htonl(INADDR_ANY);
+  }
+  sockaddr_in6 v6{};
+  std::memcpy(&v6, &storage, sizeof v6);
+  return IN6_IS_ADDR_UNSPECIFIED(&v6.sin6_addr) != 0;
+}
+
 uint16_t TcpAddress::port() const {
   sockaddr_in v4{};  // the port lies at the same place in both families
   std::memcpy(&v4, &storage, sizeof v4);

@@ -48,6 +48,8 @@ struct TcpAddress {
   socklen_t size = 0;
 
   bool is_loopback() const;
+  /// 0.0.0.0 or ::, every address of this machine.
+  bool is_any() const;
   /// "10.0.0.1:20000", "[::1]:20000".
   std::string text() const;
   /// "10.0.0.1", "::1".

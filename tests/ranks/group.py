@@ -45,6 +45,26 @@ def is_alive(pid):
         return False
 
 
+class Failure(Exception):
+    pass
+
+
+def check(condition, text):
+    if not condition:
+        raise Failure(text)
+
+
+class Outcome:
+    """What a test found: a line of text, and numbers for the JSON."""
+
+    def __init__(self, text, **numbers):
+        self.text = text
+        self.numbers = numbers
+
+    def __str__(self):
+        return self.text
+
+
 class Node:
     """One supervisor with its log."""
 
@@ -103,6 +123,8 @@ class Stream(threading.Thread):
         self.error = None
         self.text = ""
         self.ended_at = None
+        self.last_at = None  # when the last event came
+        self.num_events = 0
         self.started = threading.Event()
         self.start()
 
@@ -139,12 +161,14 @@ class Stream(threading.Thread):
                 self.outcome = self.outcome or "done"
                 continue
             event = json.loads(line[6:])
+            self.num_events += 1
             if "error" in event:
                 self.outcome, self.error = "error", json.dumps(event["error"])
                 num_terminal += 1
                 continue
             for choice in event.get("choices", []):
                 self.text += choice.get("text") or ""
+                self.last_at = time.monotonic()
                 num_terminal += 1 if choice.get("finish_reason") else 0
             self.started.set()
         if num_terminal > 1:
@@ -152,36 +176,57 @@ class Stream(threading.Thread):
         self.outcome = self.outcome or "cut"
 
 
-class Group:
-    """`with Group(binary, flags) as group`: ranks over nodes on loopback, ready to answer."""
+class Loopback:
+    """Where a group runs: all nodes on 127.0.0.1. namespaces.py has another place."""
 
-    def __init__(self, binary, flags, nnodes=2, tp=4, start_timeout_s=120, worker_first=False, flags_of=None):
+    flags = []
+
+    def host(self, _node):
+        return "127.0.0.1"
+
+    def leader_host(self, _node):
+        return "127.0.0.1"
+
+    def command(self, _node, words):
+        return words
+
+
+class Group:
+    """`with Group(binary, flags) as group`: ranks over nodes, ready to answer."""
+
+    def __init__(self, binary, flags, nnodes=2, tp=4, start_timeout_s=120, worker_first=False,
+                 flags_of=None, place=None, nodes=None):  # fmt: skip
         self.binary = binary
+        self.place = place or Loopback()
         self.port = free_port()
         self.health_ports = {}
         self.admin_ports = {}
         self.nodes = {}
         self.address = None
-        order = list(range(nnodes))
+        self.nnodes, self.tp, self.flags = nnodes, tp, flags
+        self.flags_of = flags_of or {}
+        self.start_timeout_s = start_timeout_s
+        order = list(range(nnodes) if nodes is None else nodes)
         if worker_first:
             order.reverse()
         for node in order:
-            self.start_node(node, nnodes, tp, flags, (flags_of or {}).get(node, []))
+            self.start_node(node)
             if worker_first:
                 time.sleep(0.5)
-        self.start_timeout_s = start_timeout_s
 
-    def start_node(self, node, nnodes, tp, flags, extra=()):
+    def start_node(self, node, prefix=(), binary=None, leader=None):
+        """`leader`: the HOST:PORT under which this node looks for node 0, its own when None."""
         self.health_ports[node] = 0 if node == 0 else free_port()
         self.admin_ports[node] = free_port()
         command = [
-            self.binary, "serve", "--host", "127.0.0.1",
+            *prefix, binary or self.binary, "serve", "--host", self.place.host(node),
             "--port", str(self.health_ports[node]),
             "--admin-port", str(self.admin_ports[node]),
-            "--tp", str(tp), "--nnodes", str(nnodes), "--node-rank", str(node),
-            "--dist-init-addr", f"127.0.0.1:{self.port}", "--rank-processes", *flags, *extra,
+            "--tp", str(self.tp), "--nnodes", str(self.nnodes), "--node-rank", str(node),
+            "--dist-init-addr", leader or f"{self.place.leader_host(node)}:{self.port}",
+            "--rank-processes", *self.place.flags, *self.flags, *self.flags_of.get(node, []),
         ]  # fmt: skip
-        self.nodes[node] = Node(command)
+        self.nodes[node] = Node(self.place.command(node, command))
 
     def __enter__(self):
         try:
@@ -212,6 +257,8 @@ class Group:
 
     def kill(self):
         for node in self.nodes.values():
+            if not node.ranks:
+                node.find_ranks()
             node.kill()
 
     def log(self):
@@ -237,10 +284,10 @@ class Group:
             i: node.wait(max(0.01, end - time.monotonic())) for i, node in self.nodes.items()
         }
 
-    def get(self, port, path):
+    def get(self, node, port, path):
         """Status; 0 when nobody answers."""
         try:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+            connection = http.client.HTTPConnection(self.place.host(node), port, timeout=1)
             connection.request("GET", path)
             response = connection.getresponse()
             response.read()
@@ -248,9 +295,47 @@ class Group:
         except (OSError, http.client.HTTPException):
             return 0
 
-    def stream(self, prompt, max_tokens=100000, seed=1):
+    def stream(self, prompt, max_tokens=30000, seed=1):
         return Stream(
             self.address,
             {"model": "null", "prompt": prompt, "max_tokens": max_tokens, "seed": seed,
              "ignore_eos": True},
         )  # fmt: skip
+
+
+def end_of(group, streams, since, limit_s, codes, cause, own_events=True):
+    """All that must hold after a fault, and how long it took. `codes` are those of the whole group,
+    or by node."""
+    ended = group.wait_ended(limit_s + 20)
+    for node, code in ended.items():
+        wanted = codes.get(node) if isinstance(codes, dict) else codes
+        check(code is not None, f"node {node} still runs")
+        check(code in wanted, f"node {node} ended with {code}, expected one of {wanted}")
+        took = group.nodes[node].ended_at - since
+        check(took < limit_s, f"node {node} took {took:.2f} s, limit {limit_s}")
+    line = ""
+    for node in group.nodes.values():
+        found = node.grep("The group ends: ") + node.grep("The group stops: ")
+        check(len(found) == 1, f"expected one line that says why, got {found}")
+        check(cause in found[0], f"expected '{cause}' in: {found[0]}")
+        line = found[0].split("The group ends: ")[-1]
+    for stream in streams:
+        stream.join(5)
+        wanted = ("error",) if own_events else ("error", "cut")
+        check(stream.outcome in wanted, f"a stream ended as {stream.outcome}: {stream.error}")
+    left = [pid for pid in group.all_pids() if is_alive(pid)]
+    check(not left, f"processes left behind: {left}")
+    slowest = max(node.ended_at for node in group.nodes.values()) - since
+    return Outcome(
+        f"{slowest:.2f} s, exit codes {sorted(set(ended.values()))}",
+        seconds=round(slowest, 2), limit_s=limit_s, exit_codes=[ended[n] for n in sorted(ended)],
+        line=line, streams_ended=len(streams),
+    )  # fmt: skip
+
+
+def under_load(group, count=4):
+    streams = [group.stream(f"prompt {i}", seed=i) for i in range(count)]
+    for stream in streams:
+        check(stream.started.wait(60), "a stream did not start")
+        check(stream.last_at is not None, f"a stream has no token: {stream.outcome} {stream.error}")
+    return streams

@@ -1,9 +1,13 @@
-"""Groups of rank processes over loopback: they answer as one, and they end as one.
+"""Groups of rank processes: they answer as one, and they end as one.
 
-`--random N --seed S` breaks N groups under load at random instead.
+`--random N --seed S` breaks N groups under load at random instead; `--namespaces` puts the two nodes
+into network namespaces and breaks the link too (root only); `--output FILE` writes what came out of
+each as JSON.
 """
 
 import argparse
+import datetime
+import json
 import os
 import random
 import signal
@@ -12,55 +16,17 @@ import sys
 import tempfile
 import time
 
-from group import Group, Stream, is_alive
+from group import Failure, Group, Loopback, Outcome, check, end_of, is_alive, under_load
 
 NULL = ["--runner", "null:2000", "--max-running-requests", "16", "--max-total-tokens", "262144"]
 
 
-class Failure(Exception):
-    pass
-
-
-def check(condition, text):
-    if not condition:
-        raise Failure(text)
-
-
-def end_of(group, streams, since, limit_s, codes, cause, own_events=True):
-    """All that must hold after a fault; how long it took, as text."""
-    ended = group.wait_ended(limit_s + 20)
-    for node, code in ended.items():
-        check(code is not None, f"node {node} still runs")
-        check(code in codes, f"node {node} ended with {code}, expected one of {codes}")
-        took = group.nodes[node].ended_at - since
-        check(took < limit_s, f"node {node} took {took:.2f} s, limit {limit_s}")
-    for node in group.nodes.values():
-        found = node.grep("The group ends: ") + node.grep("The group stops: ")
-        check(len(found) == 1, f"expected one line that says why, got {found}")
-        check(cause in found[0], f"expected '{cause}' in: {found[0]}")
-    for stream in streams:
-        stream.join(5)
-        wanted = ("error",) if own_events else ("error", "cut")
-        check(stream.outcome in wanted, f"a stream ended as {stream.outcome}: {stream.error}")
-    left = [pid for pid in group.all_pids() if is_alive(pid)]
-    check(not left, f"processes left behind: {left}")
-    slowest = max(node.ended_at for node in group.nodes.values()) - since
-    return f"{slowest:.2f} s, exit codes {sorted(set(ended.values()))}"
-
-
-def under_load(group, count=4):
-    streams = [group.stream(f"prompt {i}", seed=i) for i in range(count)]
-    for stream in streams:
-        check(stream.started.wait(60), "a stream did not start")
-    return streams
-
-
 def test_answers(run):
     """Two nodes answer as one process does; a worker's SIGTERM drains the group."""
-    with Group(run.binary, NULL, nnodes=1, tp=1) as alone:
+    with run.group(nnodes=1, tp=1) as alone:
         wanted = [alone.stream(f"p{i}", 40, i) for i in range(6)]
         [stream.join(60) for stream in wanted]
-    with Group(run.binary, NULL) as group:
+    with run.group() as group:
         got = [group.stream(f"p{i}", 40, i) for i in range(6)]
         [stream.join(60) for stream in got]
         for one, other in zip(wanted, got):
@@ -68,10 +34,10 @@ def test_answers(run):
             check(one.text == other.text, "another answer than one process")
         for path in ("/livez", "/readyz", "/startupz", "/metrics"):
             for node in (0, 1):
-                status = group.get(group.admin_ports[node], path)
+                status = group.get(node, group.admin_ports[node], path)
                 check(status == 200, f"node {node} {path}: {status}")
-        check(group.get(group.health_ports[1], "/health") == 200, "a worker's /health")
-        check(group.get(group.health_ports[1], "/v1/models") == 404, "a worker serves no models")
+        check(group.get(1, group.health_ports[1], "/health") == 200, "a worker's /health")
+        check(group.get(1, group.health_ports[1], "/v1/models") == 404, "a worker serves no models")
         running = group.stream("drains", 300)
         check(running.started.wait(30), "no token")
         os.kill(group.nodes[1].process.pid, signal.SIGTERM)
@@ -84,17 +50,19 @@ def test_answers(run):
 
 def kill_rank(rank):
     def test(run):
-        with Group(run.binary, NULL) as group:
+        with run.group() as group:
             streams = under_load(group)
             since = time.monotonic()
             os.kill(group.pid_of(rank), signal.SIGKILL)
             unready = time.monotonic()
-            while group.get(group.admin_ports[1], "/readyz") == 200:
+            while group.get(1, group.admin_ports[1], "/readyz") == 200:
                 check(time.monotonic() - since < 1 * run.slower, "/readyz is still 200")
             unready = time.monotonic() - since
             cause = f"rank {rank} on node {rank // 2} was killed by signal 9"
-            text = end_of(group, streams, since, 3 * run.slower, (137, 71), cause, rank != 0)
-            return f"{text}, unready after {unready:.2f} s"
+            codes = {node: (137,) if node == rank // 2 else (71,) for node in (0, 1)}
+            found = end_of(group, streams, since, 3 * run.slower, codes, cause, rank != 0)
+            found.numbers["unready_after_s"] = round(unready, 2)
+            return Outcome(f"{found}, unready after {unready:.2f} s", **found.numbers)
 
     test.__doc__ = f"kill -9 of rank {rank}"
     return test
@@ -102,7 +70,7 @@ def kill_rank(rank):
 
 def stop_rank(rank):
     def test(run):
-        with Group(run.binary, NULL) as group:
+        with run.group() as group:
             streams = under_load(group)
             since = time.monotonic()
             os.kill(group.pid_of(rank), signal.SIGSTOP)
@@ -114,7 +82,7 @@ def stop_rank(rank):
 
 def signal_supervisor(node, number, name, limit_s, codes):
     def test(run):
-        with Group(run.binary, NULL) as group:
+        with run.group() as group:
             streams = under_load(group)
             since = time.monotonic()
             os.kill(group.nodes[node].process.pid, number)
@@ -129,7 +97,8 @@ def signal_supervisor(node, number, name, limit_s, codes):
                 while any(is_alive(pid) for pid in ranks):
                     check(time.monotonic() < deadline, "ranks are left")
                     time.sleep(0.05)
-                return f"{took:.2f} s, exit code {other.process.returncode}"
+                return Outcome(f"{took:.2f} s, exit code {other.process.returncode}",
+                               seconds=round(took, 2), exit_codes=[other.process.returncode])  # fmt: skip
             other = group.nodes[1 - node]
             code = other.wait(limit_s * run.slower + 20)
             took = other.ended_at - since
@@ -143,7 +112,8 @@ def signal_supervisor(node, number, name, limit_s, codes):
             time.sleep(0.2)
             left = [pid for pid in group.all_pids() if is_alive(pid)]
             check(not left, f"processes left behind: {left}")
-            return f"{took:.2f} s, exit code {code}"
+            return Outcome(f"{took:.2f} s, exit code {code}", seconds=round(took, 2),
+                           exit_codes=[code], line=other.grep(f"node {node} is lost")[0][-120:])  # fmt: skip
 
     test.__doc__ = f"{name} of node {node}'s supervisor"
     return test
@@ -163,7 +133,7 @@ def test_join_errors(run):
             ({1: path("none")}, 64, "No such file"),
         ]
         for flags_of, code, line in cases:
-            group = Group(run.binary, NULL, flags_of=flags_of)
+            group = run.group(flags_of=flags_of)
             try:
                 check(group.nodes[1].wait(30) == code, f"{line}: exit {group.nodes[1].wait(0)}")
                 check(group.nodes[1].grep(line), f"no line '{line}'\n{group.log()}")
@@ -180,7 +150,7 @@ def test_join_errors(run):
 
 def test_worker_first(run):
     """A worker that starts first waits for node 0."""
-    with Group(run.binary, NULL, worker_first=True) as group:
+    with run.group(worker_first=True) as group:
         stream = group.stream("x", 10)
         stream.join(30)
         check(stream.outcome == "done", f"{stream.outcome} {stream.error}")
@@ -191,7 +161,7 @@ def test_replay(run):
     """Recorded plans give the same tokens again."""
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, "plans")
-        with Group(run.binary, NULL, flags_of={0: ["--record-plans", path]}) as group:
+        with run.group(flags_of={0: ["--record-plans", path]}) as group:
             streams = [group.stream(f"p{i}", 60, i) for i in range(5)]
             [stream.join(60) for stream in streams]
             os.kill(group.nodes[0].process.pid, signal.SIGTERM)
@@ -204,9 +174,26 @@ def test_replay(run):
         return replay.stdout.strip()
 
 
+def planted(kind, rank, code, limit_s, cause):
+    """A fault inside the null runner of one rank; its time counts from the last token."""
+
+    def test(run):
+        fault = [f"{NULL[1]},{kind}@{rank}:400"]
+        with run.group(flags_of={node: ["--runner", *fault] for node in (0, 1)}) as group:
+            streams = under_load(group)
+            for stream in streams:
+                stream.join(60 * run.slower)
+            last = [stream.last_at for stream in streams if stream.last_at is not None]
+            check(last, "no stream had a token")
+            return end_of(group, streams, max(last), limit_s * run.slower, (code,), cause, rank != 0)
+
+    test.__doc__ = {"hang": f"a step hangs in rank {rank}", "token": f"rank {rank} samples other ids"}[kind]
+    return test
+
+
 def random_fault(run, source):
     """One group, broken at a random moment in a random way."""
-    with Group(run.binary, NULL) as group:
+    with run.group() as group:
         streams = under_load(group, source.randint(1, 8))
         time.sleep(source.random() * 0.5)
         rank = source.randrange(4)
@@ -217,7 +204,8 @@ def random_fault(run, source):
         text = end_of(
             group, streams, since, limit_s, (71, 72, 134, 137, 139, 1), "rank", rank != 0
         )
-        return f"{signal.Signals(number).name} of rank {rank}: {text}"
+        name = signal.Signals(number).name
+        return Outcome(f"{name} of rank {rank}: {text}", fault=f"{name} of rank {rank}", **text.numbers)
 
 
 SHORT = [
@@ -229,13 +217,69 @@ SHORT = [
     kill_rank(0),
     stop_rank(1),
     signal_supervisor(1, signal.SIGKILL, "kill -9", 3, (73,)),
+    planted("hang", 2, 72, 6, "no answer from rank 2"),
+    planted("token", 3, 74, 3, "rank 3 disagrees with rank 0"),
 ]
 LONG = [
     *[kill_rank(rank) for rank in (1, 2)],
     *[stop_rank(rank) for rank in (0, 2, 3)],
     signal_supervisor(0, signal.SIGKILL, "kill -9", 3, (73,)),
     signal_supervisor(1, signal.SIGSTOP, "SIGSTOP", 6, (72, 73)),
+    planted("hang", 0, 72, 6, "no answer from rank 0"),
+    planted("token", 1, 74, 3, "rank 1 disagrees with rank 0"),
 ]
+
+
+class Run:
+    """The command line, and where groups are started."""
+
+    def __init__(self, args):
+        self.__dict__.update(vars(args))
+        self.binary = os.path.abspath(args.binary)
+        self.place = Loopback()
+
+    def group(self, flags=None, **more):
+        return Group(self.binary, NULL if flags is None else flags, place=self.place, **more)
+
+
+def run_one(run, test):
+    """The row of one test."""
+    start = time.monotonic()
+    row = {"test": test.__doc__, "passed": True}
+    try:
+        found = test(run)
+        row.update(getattr(found, "numbers", {}), text=str(found))
+    except (Failure, RuntimeError, OSError, subprocess.SubprocessError) as error:
+        row.update(passed=False, text=f"FAILED: {error}")
+    print(f"{test.__doc__}: {row['text']} [{time.monotonic() - start:.1f} s]", flush=True)
+    return row
+
+
+def write_report(run, rows):
+    version = subprocess.run([run.binary, "--version"], capture_output=True, text=True, check=True)
+    report = {
+        "version": version.stdout.strip(),
+        "command": " ".join(["tests/ranks/ranks_e2e.py", *sys.argv[1:]]),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "cores": os.cpu_count(),
+        "load_average": os.getloadavg()[0],
+        "passed": sum(row["passed"] for row in rows),
+        "of": len(rows),
+        "results": rows,
+    }
+    with open(run.output, "w") as file:
+        json.dump(report, file, indent=1)
+        file.write("\n")
+
+
+def random_tests(run):
+    source = random.Random(run.seed)
+
+    def test(again):
+        return random_fault(again, source)
+
+    test.__doc__ = random_fault.__doc__
+    return [test] * run.random
 
 
 def main():
@@ -246,26 +290,26 @@ def main():
     parser.add_argument("--random", type=int, default=0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--only", default="")
-    run = parser.parse_args()
-    num_failed = 0
+    parser.add_argument("--namespaces", action="store_true", help="nodes in network namespaces")
+    parser.add_argument("--model", default="", help="hadal-mini, for the tests that need a model")
+    parser.add_argument("--cases", type=int, default=200, help="of the model, to answer")
+    parser.add_argument("--output", default="", help="a JSON file for the results")
+    run = Run(parser.parse_args())
     if run.random:
-        source = random.Random(run.seed)
-        tests = [lambda r: random_fault(r, source) for _ in range(run.random)]
-        for test in tests:
-            test.__doc__ = random_fault.__doc__
+        tests = random_tests(run)
     else:
         tests = SHORT + (LONG if run.long else [])
-    for test in tests:
-        if run.only not in test.__doc__:
-            continue
-        start = time.monotonic()
-        try:
-            text = test(run)
-        except (Failure, RuntimeError) as error:
-            num_failed += 1
-            text = f"FAILED: {error}"
-        print(f"{test.__doc__}: {text} [{time.monotonic() - start:.1f} s]", flush=True)
-    return 1 if num_failed else 0
+    if run.namespaces:
+        from namespaces import NETWORK_TESTS, Network
+
+        tests = tests if run.random else tests + NETWORK_TESTS
+        with Network() as run.place:
+            rows = [run_one(run, test) for test in tests if run.only in test.__doc__]
+    else:
+        rows = [run_one(run, test) for test in tests if run.only in test.__doc__]
+    if run.output:
+        write_report(run, rows)
+    return 0 if all(row["passed"] for row in rows) else 1
 
 
 if __name__ == "__main__":

@@ -225,6 +225,21 @@ TEST_CASE("config: values are in range", "[app]") {
         "--runner: expected model or null:STEP_US, got 'nul:5'");
   CHECK(config_error({"--runner", "null:-1"}).find("microseconds") != std::string::npos);
   CHECK(configure({"--runner", "null:250"}).value().runner.null_step_us == 250);
+  const auto planted = configure({"--runner", "null:250,token@3:40"}).value().runner;
+  CHECK(planted.null_step_us == 250);
+  REQUIRE(planted.null_fault);
+  CHECK(planted.null_fault->kind == FaultKind::token);
+  CHECK(planted.null_fault->rank == 3);
+  CHECK(planted.null_fault->step_id == 40);
+  for (const char* bad : {"null:1,",
+                          "null:1,hang",
+                          "null:1,hang@1",
+                          "null:1,die@1:2",
+                          "null:1,hang@-1:2",
+                          "null:1,hang@1:2x",
+                          "null:1,hang:1@2"}) {
+    CHECK(config_error({"--runner", bad}).find("hang@RANK:STEP") != std::string::npos);
+  }
   CHECK(config_error({"--model", "m", "--admin-port", "30000"}) ==
         "--admin-port: expected another port than --port");
 }

@@ -266,6 +266,19 @@ TEST_CASE("node group: addresses, names and times", "[cluster]") {
   }
 }
 
+TEST_CASE("node group: who listens on every address is known by the one reached", "[cluster]") {
+  NodeGroupConfig everywhere = config_of(0, 2);
+  everywhere.host = "0.0.0.0";
+  Leader leader(everywhere);
+  Recorder worker;
+  const FormedGroup joined = form_node_group(config_of(1, 2, leader.port), worker, never);
+  REQUIRE(joined.group);
+  const FormedGroup led = leader.formed.get();
+  REQUIRE(led.group);
+  CHECK(led.group->host() == "127.0.0.1");
+  CHECK(led.group->port() == leader.port);
+}
+
 TEST_CASE("node group: a silent peer is lost at both ends", "[cluster]") {
   // A proxy that stops forwarding: both ends stay connected and hear nothing.
   NodeGroupConfig leader_config = config_of(0, 2);
