@@ -1,8 +1,10 @@
 // NCCL with one rank: every collective, alone and in a CUDA graph, the two-level composition over
-// it, and an abort that ends quickly and stays. Passes without a GPU, saying so.
+// it, and an abort that ends quickly and stays. With two GPUs, ranks that are threads. Passes
+// without a GPU, saying so.
 #include <chrono>
 #include <cstring>
 #include <numeric>
+#include <thread>
 #include <vector>
 
 #include <cuda_runtime_api.h>
@@ -127,6 +129,86 @@ TEST_CASE("NCCL: an abort ends within three seconds and is remembered", "[gpu]")
   const Status status = comm->poll_error();
   REQUIRE_FALSE(status);
   CHECK(status.error().message == "injected");
+}
+
+namespace {
+
+/// A rank that is a thread with a GPU of its own; Catch stays on the main thread.
+struct ThreadRank {
+  std::unique_ptr<NcclCommunicator> comm;
+  std::unique_ptr<cuda::CudaStream> stream;
+  TensorView data;   ///< 1024 floats: 1 + rank
+  TensorView parts;  ///< two of them
+  std::string error;
+
+  void make(const NcclId& id, int32_t rank) {
+    auto made = make_nccl_communicator(
+        {.id = id, .rank = rank, .world_size = 2, .device_index = rank, .deadline_ms = 60000});
+    if (!made) {
+      error = made.error().message;
+      return;
+    }
+    comm = std::move(made).value();
+    stream = std::make_unique<cuda::CudaStream>(rank);
+    const std::vector<float> values(1024, static_cast<float>(1 + rank));
+    void* memory = nullptr;
+    HADAL_CUDA_CHECK(cudaMalloc(&memory, 3 * 4096));
+    HADAL_CUDA_CHECK(cudaMemcpy(memory, values.data(), 4096, cudaMemcpyHostToDevice));
+    const Device device{DeviceType::cuda, rank};
+    auto* bytes = static_cast<std::byte*>(memory);
+    data = make_view(bytes, DType::f32, Shape{1024}, device);
+    parts = make_view(bytes + 4096, DType::f32, Shape{2, 1024}, device);
+  }
+};
+
+template <class Work>
+void on_two_threads(const Work& work) {
+  std::jthread other([&] { work(1); });
+  work(0);
+}
+
+}  // namespace
+
+TEST_CASE("NCCL: ranks as threads sum, gather, and are freed of a rank that does not come",
+          "[gpu]") {
+  int count = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess || count < 2) {
+    WARN("skipped: fewer than two GPUs");
+    return;
+  }
+  const auto id = make_nccl_id();
+  REQUIRE(id);
+  std::vector<ThreadRank> ranks(2);
+  on_two_threads([&](int32_t r) { ranks[static_cast<size_t>(r)].make(id.value(), r); });
+  REQUIRE(ranks[0].error.empty());
+  REQUIRE(ranks[1].error.empty());
+  on_two_threads([&](int32_t r) {
+    ThreadRank& rank = ranks[static_cast<size_t>(r)];
+    for (int i = 0; i < 10; ++i) {
+      rank.comm->all_gather(rank.data, rank.parts, *rank.stream);
+      rank.comm->all_reduce_sum(rank.data, *rank.stream);
+    }
+    rank.stream->synchronize();
+  });
+  // Sums double after the first, which makes 3; the last gather saw what the ninth sum left.
+  for (ThreadRank& rank : ranks) {
+    CHECK(rank.comm->poll_error());
+    CHECK(host_of(rank.data) == std::vector<float>(1024, 3.0F * 512));
+    CHECK(host_of(rank.parts) == std::vector<float>(2048, 3.0F * 256));
+  }
+
+  const auto begin = std::chrono::steady_clock::now();
+  std::jthread waiting([&] {
+    ranks[1].comm->all_reduce_sum(ranks[1].data, *ranks[1].stream);
+    ranks[1].stream->synchronize();
+  });
+  std::this_thread::sleep_for(std::chrono::milliseconds(200));
+  for (ThreadRank& rank : ranks) {
+    rank.comm->fail(Error{ErrorCode::unavailable, "injected"});
+  }
+  waiting.join();
+  CHECK(std::chrono::steady_clock::now() - begin < std::chrono::seconds(10));
+  CHECK_FALSE(ranks[1].comm->poll_error());
 }
 
 TEST_CASE("NCCL: a missing rank ends at the deadline", "[gpu]") {
