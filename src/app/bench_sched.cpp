@@ -5,6 +5,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include <hadal/sim/scenario.h>
 #include <hadal/sim/workload.h>
 
 #include "commands.h"
@@ -45,11 +46,12 @@ class SchedBench {
     for (const auto& [kind, rate] : workloads) {
       HADAL_RETURN_IF_ERROR(add_reuse(kind, rate, out["reuse"]));
     }
-    // A queue that is served within the limit on TTFT, and the default one.
-    for (const int32_t max_queued : {8, config_.engine.max_queued_requests}) {
-      HADAL_RETURN_IF_ERROR(add_overload(max_queued, out["overload"]));
+    for (const double max_wait_s : {0.0, config_.engine.max_queue_wait_s}) {
+      HADAL_RETURN_IF_ERROR(add_overload(max_wait_s, out["overload"]));
     }
     HADAL_RETURN_IF_ERROR(add_tenants(out["two_tenants"]));
+    HADAL_RETURN_IF_ERROR(add_long_prompts(out["long_prompts"]));
+    HADAL_RETURN_IF_ERROR(add_prefill_heavy(out["prefill_heavy"]));
     HADAL_RETURN_IF_ERROR(add_hour(out["group_hour"]));
     return out;
   }
@@ -83,8 +85,7 @@ class SchedBench {
       return trace.error();
     }
     sim::SimConfig config = make_sim_config(config_, kUnlimitedTokens);
-    config.max_queued_requests = 1'000'000;
-    config.max_queued_tokens = int64_t{1} << 40;
+    config.queue = {1'000'000, int64_t{1} << 40, 0.0};
     auto whole = simulate(trace.value(), config);
     if (!whole) {
       return whole.error();
@@ -137,10 +138,11 @@ class SchedBench {
   }
 
   /// Chats at multiples of what saturates the group.
-  Status add_overload(int32_t max_queued, ordered_json& out) {
+  Status add_overload(double max_wait_s, ordered_json& out) {
     sim::SimConfig config = make_sim_config(config_, kGroupKvTokens);
-    config.max_queued_requests = max_queued;
-    ordered_json entry = {{"max_queued_requests", max_queued}};
+    config.queue.max_wait_seconds = max_wait_s;
+    ordered_json entry = {{"max_queued_requests", config.queue.max_requests},
+                          {"max_queue_wait_ms", 1e3 * max_wait_s}};
     double peak = 0.0;
     for (const double factor : {0.5, 0.8, 1.0, 1.2, 1.5, 2.0, 5.0, 10.0}) {
       auto trace = make("group-hour", factor * kSaturationPerS, 300.0);
@@ -156,45 +158,95 @@ class SchedBench {
       entry["loads"].push_back({{"load", factor},
                                 {"requests_per_s", factor * kSaturationPerS},
                                 {"goodput_per_s", report.goodput_per_s},
-                                {"of_peak", report.goodput_per_s / std::max(peak, 1e-9)},
+                                {"of_peak_so_far", report.goodput_per_s / std::max(peak, 1e-9)},
                                 {"rejected", report.num_rejected},
                                 {"failed", report.num_failed},
                                 {"ttft_p99_s", report.ttft.p99},
                                 {"tpot_p99_s", report.tpot.p99},
                                 {"retractions", report.num_retractions}});
-      std::fprintf(
-          stderr, "overload, queue %d: %s\n", max_queued, entry["loads"].back().dump().c_str());
+      std::fprintf(stderr,
+                   "overload, wait bound %.0f ms: %s\n",
+                   1e3 * max_wait_s,
+                   entry["loads"].back().dump().c_str());
     }
     entry["peak_goodput_per_s"] = peak;
     out.push_back(std::move(entry));
     return ok_status();
   }
 
-  /// The quiet tenant alone, and next to one that sends a hundred times as much.
+  /// The quiet tenant alone, and next to one that sends a hundred times as much; at a load that is
+  /// served, and at twice what can be.
   Status add_tenants(ordered_json& out) {
-    auto both = make("two-tenants", 40.0, 300.0);
-    if (!both) {
-      return both.error();
-    }
-    sim::Trace alone = both.value();
-    std::erase_if(alone.requests,
-                  [](const sim::SimRequest& request) { return request.tenant != "quiet"; });
-    const sim::SimConfig config = make_sim_config(config_, kGroupKvTokens);
-    for (const sim::Trace* trace : {&alone, &both.value()}) {
-      auto run = simulate(*trace, config);
-      if (!run) {
-        return run.error();
+    for (const double rate : {20.0, 50.0}) {
+      auto result =
+          sim::measure_two_tenants(make_sim_config(config_, kGroupKvTokens), model_, rate, 300.0);
+      if (!result) {
+        return result.error();
       }
-      for (const sim::TenantReport& tenant : run.value().report.tenants) {
-        const bool is_alone = trace == &alone;
-        out[is_alone ? "solo" : "contended"][tenant.tenant] = {{"finished", tenant.num_finished},
-                                                               {"rejected", tenant.num_rejected},
-                                                               {"ttft_p50_s", tenant.ttft.p50},
-                                                               {"ttft_p99_s", tenant.ttft.p99}};
-      }
-      out["fairness"] = run.value().report.fairness;
+      const auto to_json = [](const sim::TenantReport& tenant) -> ordered_json {
+        return {{"finished", tenant.num_finished},
+                {"rejected", tenant.num_rejected},
+                {"ttft_p50_s", tenant.ttft.p50},
+                {"ttft_p99_s", tenant.ttft.p99}};
+      };
+      out.push_back({{"requests_per_s", rate},
+                     {"solo", to_json(result.value().solo)},
+                     {"quiet", to_json(result.value().quiet)},
+                     {"loud", to_json(result.value().loud)},
+                     {"ttft_p99_of_solo", result.value().stretch()},
+                     {"fairness", result.value().fairness}});
+      std::fprintf(stderr, "two tenants %s\n", out.back().dump().c_str());
     }
-    std::fprintf(stderr, "two tenants %s\n", out.dump().c_str());
+    return ok_status();
+  }
+
+  /// The bound on decode steps, and none: what long prompts do to running streams.
+  Status add_long_prompts(ordered_json& out) {
+    for (const double stretch : {config_.engine.max_decode_stretch, 0.0}) {
+      sim::SimConfig config = make_sim_config(config_, kGroupKvTokens);
+      config.scheduler.max_decode_stretch = stretch;
+      auto result = sim::measure_long_prompts(config, model_, {});
+      if (!result) {
+        return result.error();
+      }
+      out.push_back({{"max_decode_stretch", stretch},
+                     {"quiet_itl_p99_s", result.value().quiet_p99_s},
+                     {"itl_p99_s", result.value().disturbed_p99_s},
+                     {"itl_max_s", result.value().disturbed_max_s},
+                     {"itl_p99_of_quiet", result.value().stretch()},
+                     {"last_first_token_s", result.value().window_s}});
+      std::fprintf(stderr, "long prompts %s\n", out.back().dump().c_str());
+    }
+    return ok_status();
+  }
+
+  /// Loads whose prefill is most of the work, with the bound and without: what the bound costs.
+  Status add_prefill_heavy(ordered_json& out) {
+    const std::pair<const char*, double> workloads[] = {
+        {"two-tenants", 50.0}, {"long-document", 20.0}, {"group-hour", 3.5}, {"bursts", 3.0}};
+    for (const auto& [kind, rate] : workloads) {
+      auto trace = make(kind, rate, 200.0);
+      if (!trace) {
+        return trace.error();
+      }
+      ordered_json entry = {{"workload", trace.value().name}, {"requests_per_s", rate}};
+      for (const double stretch : {config_.engine.max_decode_stretch, 0.0}) {
+        sim::SimConfig config = make_sim_config(config_, kGroupKvTokens);
+        config.scheduler.max_decode_stretch = stretch;
+        auto run = simulate(trace.value(), config);
+        if (!run) {
+          return run.error();
+        }
+        const sim::Report& report = run.value().report;
+        entry[stretch > 0.0 ? "bounded" : "unbounded"] = {{"served_per_s", report.requests_per_s},
+                                                          {"goodput_per_s", report.goodput_per_s},
+                                                          {"ttft_p50_s", report.ttft.p50},
+                                                          {"ttft_p99_s", report.ttft.p99},
+                                                          {"itl_p99_s", report.gap.p99}};
+      }
+      std::fprintf(stderr, "prefill-heavy %s\n", entry.dump().c_str());
+      out.push_back(std::move(entry));
+    }
     return ok_status();
   }
 

@@ -280,6 +280,11 @@ void read_engine(FlagReader& reader, Config& config) {
   EngineConfig& engine = config.engine;
   reader.integer("max-running-requests", 1, 4096, engine.max_running_requests);
   reader.integer("max-queued-requests", 1, 1'000'000, engine.max_queued_requests);
+  if (reader.has("max-queue-wait-ms")) {
+    double wait_ms = 0.0;
+    reader.number("max-queue-wait-ms", 0, 1e9, wait_ms);
+    engine.max_queue_wait_s = wait_ms * 1e-3;
+  }
   reader.integer("chunked-prefill-size", -1, 1 << 20, engine.chunked_prefill_tokens);
   reader.integer("max-prefill-tokens", 1, 1 << 24, engine.max_prefill_tokens);
   if (reader.has("target-step-time-ms")) {

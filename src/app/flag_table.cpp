@@ -179,6 +179,12 @@ constexpr FlagSpec kFlags[] = {
         "1.8 decode steps",
         "prefill fills steps that decode up to this time; 0 = only up to the token limits",
         kServe | kCheck | kSimulate),
+    own("max-queue-wait-ms",
+        K::number,
+        "1000",
+        "under lasting overload what would wait longer gets 429; 0 = only max-queued-requests "
+        "bounds it",
+        kServe | kCheck | kSimulate),
     own("request-timeout",
         K::number,
         "none",

@@ -126,8 +126,7 @@ sim::SimConfig make_sim_config(const Config& config, int64_t kv_tokens) {
   scheduler.enable_radix_cache = engine.enable_radix_cache;
   scheduler.policy_seed = engine.policy_seed;
   scheduler.conservativeness = engine.schedule_conservativeness;
-  out.max_queued_requests = engine.max_queued_requests;
-  out.max_queued_tokens = engine.max_queued_tokens;
+  out.queue = {engine.max_queued_requests, engine.max_queued_tokens, engine.max_queue_wait_s};
   out.request_timeout_s = engine.request_timeout_s;
   out.host_step_s = config.simulate.host_step_us * 1e-6;
   return out;

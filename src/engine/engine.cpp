@@ -46,34 +46,25 @@ Engine::Impl::Impl(const EngineConfig& engine_config,
       metrics(engine_metrics),
       clock(engine_clock),
       scheduler_config(make_scheduler_config(engine_config, runner->limits())),
+      inbox({engine_config.max_queued_requests,
+             engine_config.max_queued_tokens,
+             engine_config.max_queue_wait_s}),
       scheduler(scheduler_config),
       meter(engine_metrics, runner->limits().page_bytes) {
   inbox.scheduler_stats = scheduler.stats();
 }
 
 /// Under the inbox's mutex.
-Status Engine::Impl::check_queue(size_t num_prompt_tokens) const {
+Status Engine::Impl::enter_queue(const GenerateRequest& request, TimePoint now) {
   if (inbox.fatal_error)
     return Error{ErrorCode::unavailable, "the engine has failed: " + *inbox.fatal_error};
   if (inbox.phase != EnginePhase::created && inbox.phase != EnginePhase::running)
     return Error{ErrorCode::unavailable, "the engine is draining"};
-  const int64_t num_queued =
-      static_cast<int64_t>(inbox.submissions.size()) + inbox.scheduler_stats.num_waiting;
-  if (num_queued >= config.max_queued_requests)
-    return Error{ErrorCode::resource_exhausted,
-                 "the queue is full: " + std::to_string(num_queued) +
-                     " requests are waiting, the limit is " +
-                     std::to_string(config.max_queued_requests)};
-  const int64_t num_tokens = inbox.num_submitted_tokens + inbox.scheduler_stats.num_waiting_tokens;
-  // A prompt that is longer than the whole limit may still wait alone.
-  if (num_queued > 0 &&
-      num_tokens + static_cast<int64_t>(num_prompt_tokens) > config.max_queued_tokens)
-    return Error{ErrorCode::resource_exhausted,
-                 "the queue is full: " + std::to_string(num_tokens) +
-                     " prompt tokens are waiting, this request has " +
-                     std::to_string(num_prompt_tokens) + ", the limit is " +
-                     std::to_string(config.max_queued_tokens)};
-  return ok_status();
+  return inbox.gate.try_enter({request.share_key,
+                               request.share_weight,
+                               static_cast<int32_t>(request.prompt.size()),
+                               request.deadline},
+                              now);
 }
 
 Result<RequestId> Engine::Impl::submit(GenerateRequest request, std::shared_ptr<TokenSink> sink) {
@@ -81,15 +72,14 @@ Result<RequestId> Engine::Impl::submit(GenerateRequest request, std::shared_ptr<
   RequestId id = 0;
   {
     const std::lock_guard lock(inbox.mutex);
-    HADAL_RETURN_IF_ERROR(check_queue(request.prompt.size()));
-    id = inbox.next_id++;
-    inbox.num_submitted_tokens += static_cast<int64_t>(request.prompt.size());
     const TimePoint now = clock.now();
     if (config.request_timeout_s > 0.0)
       request.deadline =
           std::min(request.deadline,
                    now + std::chrono::duration_cast<TimePoint::duration>(
                              std::chrono::duration<double>(config.request_timeout_s)));
+    HADAL_RETURN_IF_ERROR(enter_queue(request, now));
+    id = inbox.next_id++;
     inbox.submissions.push_back({id, std::move(request), std::move(sink), now});
   }
   inbox.work.notify_one();

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include <hadal/engine/engine.h>
+#include <hadal/sched/queue_gate.h>
 #include <hadal/sched/scheduler.h>
 
 #include "engine_meter.h"
@@ -35,6 +36,8 @@ struct FlushRequest {
 
 /// Everything that more than one thread touches; guarded by `mutex`.
 struct Inbox {
+  explicit Inbox(const QueueLimits& limits) : gate(limits) {}
+
   mutable std::mutex mutex;
   std::condition_variable work;     ///< the engine thread sleeps here when idle
   std::condition_variable answers;  ///< drain_and_stop() and flush_cache() sleep here
@@ -42,7 +45,7 @@ struct Inbox {
   TimePoint deadline = TimePoint::max();
   RequestId next_id = 1;
   std::vector<Submission> submissions;
-  int64_t num_submitted_tokens = 0;  ///< prompt tokens of `submissions`
+  QueueGate gate;  ///< of those that were accepted and have not run yet
   std::vector<RequestId> cancels;
   std::vector<FlushRequest*> flushes;
   SchedulerStats scheduler_stats;  ///< after the last step
@@ -57,9 +60,21 @@ struct Engine::Impl {
        Metrics& engine_metrics,
        const Clock& engine_clock);
 
+  struct Request {
+    std::shared_ptr<TokenSink> sink;
+    RequestTimes times;
+    std::string share_key;
+    double share_weight = 1.0;
+    bool is_queued = true;  ///< counted by the inbox's gate
+
+    QueuedRequest queued() const {
+      return {share_key, share_weight, times.num_prompt_tokens, TimePoint::max()};
+    }
+  };
+
   // engine.cpp: callers' threads.
   Result<RequestId> submit(GenerateRequest request, std::shared_ptr<TokenSink> sink);
-  Status check_queue(size_t num_prompt_tokens) const;
+  Status enter_queue(const GenerateRequest& request, TimePoint now);
   void drain_and_stop(TimePoint deadline);
 
   // engine_loop.cpp: the engine thread (or, before start(), whoever stops the engine).
@@ -70,14 +85,11 @@ struct Engine::Impl {
   Status run_step();
   Status retire_step();
   void publish();
+  void publish_admissions(TimePoint now);
+  void leave_queue(const Request& request, TimePoint now);
   void update_stats();
   void end_all(const std::string& error);
   void stop(const std::string& error);
-
-  struct Request {
-    std::shared_ptr<TokenSink> sink;
-    RequestTimes times;
-  };
 
   const EngineConfig config;
   const std::unique_ptr<Runner> runner;

@@ -63,8 +63,6 @@ bool Engine::Impl::take_inbox() {
   new_flushes.swap(inbox.flushes);
   // They count as queued until the scheduler's own numbers are known.
   inbox.scheduler_stats.num_waiting += static_cast<int32_t>(new_submissions.size());
-  inbox.scheduler_stats.num_waiting_tokens += inbox.num_submitted_tokens;
-  inbox.num_submitted_tokens = 0;
   return true;
 }
 
@@ -74,6 +72,8 @@ void Engine::Impl::apply_inbox() {
     request.sink = std::move(submission.sink);
     request.times.submitted = submission.submitted;
     request.times.num_prompt_tokens = static_cast<int32_t>(submission.request.prompt.size());
+    request.share_key = submission.request.share_key;
+    request.share_weight = submission.request.share_weight;
     requests.emplace(submission.id, std::move(request));
     scheduler.submit(submission.id, std::move(submission.request));
   }
@@ -116,21 +116,39 @@ Status Engine::Impl::retire_step() {
   return ok_status();
 }
 
-void Engine::Impl::publish() {
-  const TimePoint now = clock.now();
+/// A request that runs, or that ended without, is no longer in the queue.
+void Engine::Impl::publish_admissions(TimePoint now) {
   scheduler.take_admitted(admitted);
+  if (admitted.empty())
+    return;
+  const std::lock_guard lock(inbox.mutex);
   for (const RequestId id : admitted) {
     const auto found = requests.find(id);
     HADAL_CHECK(found != requests.end(), "engine: an unknown request was admitted");
     meter.on_admission(found->second.times, now);
+    inbox.gate.on_admitted(found->second.queued(), now);
+    found->second.is_queued = false;
   }
   admitted.clear();
+}
+
+void Engine::Impl::leave_queue(const Request& request, TimePoint now) {
+  if (!request.is_queued)
+    return;
+  const std::lock_guard lock(inbox.mutex);
+  inbox.gate.on_left(request.queued(), now);
+}
+
+void Engine::Impl::publish() {
+  const TimePoint now = clock.now();
+  publish_admissions(now);
   scheduler.take_events(events);
   for (TokenEvent& event : events) {
     const auto found = requests.find(event.id);
     HADAL_CHECK(found != requests.end(), "engine: an event after the terminal one");
     meter.on_event(event, found->second.times, now);
     if (event.finish) {
+      leave_queue(found->second, now);
       const std::shared_ptr<TokenSink> sink = std::move(found->second.sink);
       requests.erase(found);
       sink->on_event(std::move(event));
@@ -176,7 +194,6 @@ void Engine::Impl::end_all(const std::string& error) {
     const std::lock_guard lock(inbox.mutex);
     new_submissions.swap(inbox.submissions);
     inbox.cancels.clear();
-    inbox.num_submitted_tokens = 0;
   }
   apply_inbox();
   scheduler.abandon(error);

@@ -25,8 +25,12 @@ constexpr size_t kMaxCandidates = 128;     ///< waiting sequences that are put i
 constexpr int32_t kMatchesPerStep = 16;    ///< of them, matched again when the cache has changed
 constexpr int32_t kMaxWaitsForHost = 256;  ///< steps; then what is not back yet is computed again
 constexpr size_t kBringBackAhead = 4;      ///< sequences whose pages come back before their turn
-constexpr int32_t kMaxOvertaken = 64;      ///< then a sequence is first, whatever the policy
+// A sequence that as many younger ones overtook as wait, within these bounds, is first, whatever
+// the policy.
+constexpr size_t kMinOvertaken = 8;
+constexpr size_t kMaxOvertaken = 64;
 constexpr int32_t kMaxReserved = 4096;     ///< output tokens that one sequence reserves at most
+constexpr int32_t kSlotsAKept = 64;        ///< slots for each that no single key may take
 constexpr uint64_t kRetryAfterSteps = 16;  ///< the reserve decays, so a blocked candidate may fit
 
 uint64_t mix(uint64_t x) {
@@ -72,7 +76,7 @@ void Scheduler::Impl::admit(BatchPlan& plan, StepBudget& budget) {
     if (!has_room())
       return;
     refresh_match(*sequence);
-    if (waits_for_prefix(*sequence))
+    if (waits_for_prefix(*sequence) || is_slot_kept_from(*sequence))
       continue;
     if (sequence->match.num_host_pages > 0 && fits(*sequence, sequence->match) &&
         !bring_back(*sequence, plan))
@@ -102,6 +106,19 @@ void Scheduler::Impl::admit(BatchPlan& plan, StepBudget& budget) {
   }
 }
 
+/// With several keys known, none of them takes the last slots: who comes new need not wait for
+/// another's sequence to end.
+bool Scheduler::Impl::is_slot_kept_from(const Sequence& sequence) const {
+  const auto num_kept = static_cast<size_t>(max_running / kSlotsAKept);
+  if (shares.num_known() < 2 || sequence.num_retractions > 0 ||
+      running.size() + num_kept < static_cast<size_t>(max_running))
+    return false;
+  const auto num_own = std::count_if(running.begin(), running.end(), [&](const Sequence* other) {
+    return other->share == sequence.share;
+  });
+  return static_cast<size_t>(num_own) + num_kept >= static_cast<size_t>(max_running);
+}
+
 void Scheduler::Impl::enqueue(Sequence& sequence) {
   waiting.emplace(sequence.id, &sequence);
   num_waiting_tokens += sequence.num_prompt;
@@ -129,11 +146,13 @@ void Scheduler::Impl::dequeue(Sequence& sequence) {
     queued_shares.erase(sequence.share);
 }
 
-double Scheduler::Impl::least_waiting_served() const {
-  double least = std::numeric_limits<double>::max();
-  for (const ShareId share : queued_shares)
-    least = std::min(least, shares.served(share));
-  return least;
+/// Whether one that waits, and may be admitted, belongs to a share that goes before this one.
+bool Scheduler::Impl::has_earlier_waiting(ShareId share) const {
+  if (shares.num_busy() < 2 || next_step_id < admission_blocked_until)
+    return false;
+  return std::any_of(queued_shares.begin(), queued_shares.end(), [&](ShareId other) {
+    return other != share && shares.goes_before(other, share);
+  });
 }
 
 /// Retracted sequences by age, then the waiting ones: the least served share first, and inside a
@@ -145,7 +164,7 @@ const std::vector<Sequence*>& Scheduler::Impl::admission_order() {
   for (const auto& [id, sequence] : retracted)
     ordered.push_back(sequence);
   for (const ShareId share : queued_shares)
-    groups.push_back({share, shares.served(share), 0, 0});
+    groups.push_back({share, shares.served(share), shares.num_sequences(share), 0, 0});
   if (groups.size() > kMaxCandidates) {
     const auto middle = groups.begin() + static_cast<ptrdiff_t>(kMaxCandidates);
     std::nth_element(groups.begin(), middle, groups.end(), [](const auto& a, const auto& b) {
@@ -165,14 +184,17 @@ const std::vector<Sequence*>& Scheduler::Impl::admission_order() {
 /// The oldest `quota` of a share, in the policy's order, those that were overtaken too often first.
 void Scheduler::Impl::select_group(ShareId share, size_t quota) {
   const size_t begin = candidates.size();
-  for (const auto& [id, sequence] : share_queues[static_cast<size_t>(share)]) {
+  const auto& queue = share_queues[static_cast<size_t>(share)];
+  const auto most_overtaken =
+      static_cast<int32_t>(std::clamp(queue.size(), kMinOvertaken, kMaxOvertaken));
+  for (const auto& [id, sequence] : queue) {
     if (candidates.size() - begin == quota)
       break;
     candidates.push_back(sequence);
   }
   const auto first = candidates.begin() + static_cast<ptrdiff_t>(begin);
-  const auto late = std::stable_partition(first, candidates.end(), [](const Sequence* sequence) {
-    return sequence->num_overtaken >= kMaxOvertaken;
+  const auto late = std::stable_partition(first, candidates.end(), [&](const Sequence* sequence) {
+    return sequence->num_overtaken >= most_overtaken;
   });
   sort_by_policy(static_cast<size_t>(late - candidates.begin()), candidates.size());
 }
@@ -241,7 +263,9 @@ void Scheduler::Impl::merge_groups() {
     const Sequence& y = *candidates[b.next];
     if (by_priority && x.request.priority != y.request.priority)
       return x.request.priority < y.request.priority;
-    return a.served != b.served ? a.served > b.served : x.id > y.id;
+    if (a.served != b.served)
+      return a.served > b.served;
+    return a.num_sequences != b.num_sequences ? a.num_sequences > b.num_sequences : x.id > y.id;
   };
   if (groups.size() == 1) {
     ordered.insert(ordered.end(), candidates.begin(), candidates.end());

@@ -29,18 +29,22 @@ ShareId FairShares::open(std::string_view key, double weight) {
   }
   Share& share = at(found->second);
   if (share.num_sequences == 0) {
-    double least = std::numeric_limits<double>::max();
-    for (const Share& other : shares_) {
-      if (other.num_sequences > 0)
-        least = std::min(least, other.served);
-    }
     if (num_busy_ > 0)
-      share.served = std::max(share.served, least);
+      share.served = std::max(share.served, least_busy());
     ++num_busy_;
   }
   share.weight = weight;
   ++share.num_sequences;
   return found->second;
+}
+
+double FairShares::least_busy() const {
+  double least = std::numeric_limits<double>::max();
+  for (const Share& share : shares_) {
+    if (share.num_sequences > 0)
+      least = std::min(least, share.served);
+  }
+  return num_busy_ > 0 ? least : 0.0;
 }
 
 void FairShares::close(ShareId share) {

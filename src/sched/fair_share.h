@@ -33,9 +33,25 @@ class FairShares {
 
   double weight(ShareId share) const { return shares_[static_cast<size_t>(share)].weight; }
 
+  /// Of the shares with sequences the smallest counter; 0 without any.
+  double least_busy() const;
+
+  /// By what they have had; a share that comes back starts at the counter of the busy ones, so of
+  /// equal ones the smaller goes first.
+  bool goes_before(ShareId a, ShareId b) const {
+    if (served(a) != served(b))
+      return served(a) < served(b);
+    return num_sequences(a) < num_sequences(b);
+  }
+
+  int32_t num_sequences(ShareId share) const {
+    return shares_[static_cast<size_t>(share)].num_sequences;
+  }
+
   /// Keys with sequences.
   int32_t num_busy() const { return num_busy_; }
 
+  /// Keys that are remembered: the busy ones and, of the idle, the latest thousands.
   size_t num_known() const { return index_.size(); }
 
  private:

@@ -18,6 +18,7 @@ constexpr double kReserveDecay = 0.995;   ///< per step, towards the floor: half
 constexpr double kReserveFloor = 0.14;    ///< of the initial ratio
 constexpr double kReserveRise = 0.2;      ///< per plan that had to retract
 constexpr int32_t kMinPrefill = 64;       ///< tokens that every step may prefill, however slow
+constexpr double kTryLarger = 1.25;       ///< times the largest chunk known to be in time
 constexpr double kPressureToHold = 0.15;  ///< prompts a decode up to which decodes come first
 constexpr double kPressureToLift = 0.5;   ///< and from which on they don't
 constexpr int32_t kReservedTokens = 8192;
@@ -96,21 +97,28 @@ StepBudget Scheduler::Impl::make_budget() const {
   budget.prefill_tokens = config.max_prefill_tokens;
   if (config.chunked_prefill_tokens > 0)
     budget.prefill_tokens = std::min(budget.prefill_tokens, config.chunked_prefill_tokens);
-  budget.whole_prefill_tokens = budget.prefill_tokens;
   budget.scoring_logits = config.max_step_logits - max_running;
+  bound_step_time(budget);
+  budget.whole_prefill_tokens = budget.prefill_tokens;
+  return budget;
+}
+
+void Scheduler::Impl::bound_step_time(StepBudget& budget) const {
+  if (config.chunked_prefill_tokens <= 0 || !step_time.is_ready())
+    return;
   int32_t num_decodes = 0;
   for (const Sequence* sequence : running)
     num_decodes += sequence->needs_row() && !sequence->is_prefilling() ? 1 : 0;
-  if (num_decodes == 0 || !step_time.is_ready())
-    return budget;
+  if (num_decodes == 0)
+    return;
   budget.least_prefill_tokens = kMinPrefill;
+  budget.least_served = shares.least_busy();
   // A target that decodes alone exceed leaves the least that prefill always gets.
   if (config.target_step_ms > 0.0)
     budget.target_seconds =
         std::max(1e-9, config.target_step_ms * 1e-3 - step_time.decode_seconds(num_decodes));
   else if (config.max_decode_stretch > 0.0)
     bound_stretch(num_decodes, budget);
-  return budget;
 }
 
 /// Prompts that prefill alone holds up: those being computed, and the waiting ones for which there
@@ -137,17 +145,29 @@ void Scheduler::Impl::bound_stretch(int32_t num_decodes, StepBudget& budget) con
   if (pressure >= kPressureToLift)
     return;
   const double extra = (config.max_decode_stretch - 1.0) * step_time.decode_seconds(num_decodes);
-  const int32_t most = budget.prefill_tokens;
-  const int32_t within = step_time.tokens_within(extra, {}, 0, most);
-  if (within < kMinPrefill)
-    budget.least_prefill_tokens =
-        std::max(kMinPrefill, step_time.efficient_tokens(num_decodes, most));
   const double lift =
       std::clamp((pressure - kPressureToHold) / (kPressureToLift - kPressureToHold), 0.0, 1.0);
+  const int32_t most = budget.prefill_tokens;
   StepWork full;
   full.add_chunk(0, most);
   budget.target_seconds =
       std::max(1e-9, extra + lift * std::max(0.0, step_time.prefill_seconds(full) - extra));
+  const int32_t within = step_time.tokens_within(extra, {}, 0, most);
+  if (within < kMinPrefill)
+    budget.least_prefill_tokens =
+        std::max(kMinPrefill, step_time.efficient_tokens(num_decodes, most));
+  // Larger chunks than have been seen to be in time are tried by small steps: what lies between two
+  // known sizes is guessed too low where most of the cost is in the first tokens.
+  const double confirmed = step_time.confirmed_tokens(budget.target_seconds);
+  budget.bounded_prefill_tokens =
+      std::max(budget.least_prefill_tokens, static_cast<int32_t>(kTryLarger * confirmed));
+}
+
+/// Of several busy shares the one that has had least is not held back for the decodes of the
+/// others.
+bool Scheduler::Impl::is_bound(const Sequence& sequence, const StepBudget& budget) const {
+  return budget.target_seconds > 0.0 && (config.target_step_ms > 0.0 || shares.num_busy() < 2 ||
+                                         shares.served(sequence.share) > budget.least_served);
 }
 
 /// Chunks of running sequences: by age, or, with several shares, the least served first.
@@ -159,20 +179,17 @@ void Scheduler::Impl::plan_prefills(BatchPlan& plan, StepBudget& budget) {
   }
   if (candidates.empty())
     return;
-  double least_waiting = std::numeric_limits<double>::max();
   if (shares.num_busy() > 1) {
     std::sort(candidates.begin(), candidates.end(), [&](const Sequence* a, const Sequence* b) {
       const double a_served = shares.served(a->share);
       const double b_served = shares.served(b->share);
       return a_served != b_served ? a_served < b_served : a->id < b->id;
     });
-    least_waiting = least_waiting_served();
   }
   for (Sequence* sequence : candidates) {
-    // Half of the step is kept for a share that has had less and waits.
-    const int32_t kept = shares.num_busy() > 1 && shares.served(sequence->share) > least_waiting
-                             ? budget.whole_prefill_tokens / 2
-                             : 0;
+    // Most of the step is kept for a share that goes first and waits.
+    const int32_t kept =
+        has_earlier_waiting(sequence->share) ? 7 * (budget.whole_prefill_tokens / 8) : 0;
     budget.prefill_tokens -= kept;
     plan_chunk(*sequence, plan, budget);
     budget.prefill_tokens += kept;
@@ -255,9 +272,10 @@ int32_t Scheduler::Impl::chunk_end(const Sequence& sequence,
     // Unchunked prompts wait for a step of their own, which max_prefill_tokens does not bound.
     if (remaining > room)
       room = budget.work.prefill_tokens > 0 ? 0 : budget.step_tokens;
-  } else if (budget.target_seconds > 0.0) {
+  } else if (is_bound(sequence, budget)) {
+    room = std::min(room, budget.bounded_prefill_tokens - budget.work.prefill_tokens);
     const int32_t in_time = step_time.tokens_within(
-        budget.target_seconds, budget.work, computed, std::min(room, remaining));
+        budget.target_seconds, budget.work, computed, std::max(0, std::min(room, remaining)));
     const int32_t least = std::max(0, budget.least_prefill_tokens - budget.work.prefill_tokens);
     room = std::min(room, std::max(in_time < std::min(kMinChunk, remaining) ? 0 : in_time, least));
   }

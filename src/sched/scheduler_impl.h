@@ -2,6 +2,7 @@
 // planner.cpp (plan_next), admission.cpp (who comes next), retire.cpp (commit and page return).
 #pragma once
 
+#include <limits>
 #include <map>
 #include <memory>
 #include <optional>
@@ -45,13 +46,17 @@ struct StepBudget {
   int32_t whole_prefill_tokens = 0;  ///< prefill_tokens at the start
   double target_seconds = 0.0;       ///< for all prefill of the step; 0 = no target
   int32_t least_prefill_tokens = 0;  ///< that it may have however slow they are
-  StepWork work;                     ///< so far
+  /// With a target: that sequences which is_bound() may have in all.
+  int32_t bounded_prefill_tokens = std::numeric_limits<int32_t>::max();
+  double least_served = 0.0;  ///< of the busy shares
+  StepWork work;              ///< so far
 };
 
 /// Waiting sequences of one share while the next to admit are chosen.
 struct ShareGroup {
   ShareId share = -1;
   double served = 0.0;  ///< with what is chosen so far
+  int32_t num_sequences = 0;
   size_t next = 0;
   size_t end = 0;
 };
@@ -66,7 +71,9 @@ struct Scheduler::Impl {
   bool plan_next(BatchPlan& plan);
   void recycle(BatchPlan& plan);
   StepBudget make_budget() const;
+  void bound_step_time(StepBudget& budget) const;
   void bound_stretch(int32_t num_decodes, StepBudget& budget) const;
+  bool is_bound(const Sequence& sequence, const StepBudget& budget) const;
   int32_t count_pending_prompts() const;
   void plan_prefills(BatchPlan& plan, StepBudget& budget);
   SlotUpdate& add_update(SlotId slot, BatchPlan& plan);
@@ -89,13 +96,14 @@ struct Scheduler::Impl {
   void merge_groups();
   void enqueue(Sequence& sequence);
   void dequeue(Sequence& sequence);
-  double least_waiting_served() const;
+  bool has_earlier_waiting(ShareId share) const;
   bool bring_back(Sequence& sequence, const BatchPlan& plan);
   void bring_back_ahead(const BatchPlan& plan);
   bool keeps_guarantee(const Sequence& sequence) const;
   void refresh_match(Sequence& sequence);
   bool reads_cache(const Sequence& sequence) const;
   bool waits_for_prefix(const Sequence& sequence) const;
+  bool is_slot_kept_from(const Sequence& sequence) const;
   bool fits(const Sequence& sequence, const PrefixMatch& match) const;
   int32_t expected_growth(const Sequence& sequence) const;
   void place(Sequence& sequence, const PrefixMatch& match, BatchPlan& plan);

@@ -27,9 +27,10 @@ void FadingFit::observe(double x0, double x1, double y) {
 /// The unconstrained solution where it is non-negative, else the better edge. Columns that are
 /// nearly collinear say nothing about their shares: the first then explains all.
 void FadingFit::solve() {
-  const double determinant = s00_ * s11_ - s01_ * s01_;
-  if (determinant > 1e-6 * s00_ * s11_) {
-    const double a0 = (t0_ * s11_ - t1_ * s01_) / determinant;
+  const double s11 = s11_ + prior1_;
+  const double determinant = s00_ * s11 - s01_ * s01_;
+  if (determinant > 1e-6 * s00_ * s11) {
+    const double a0 = (t0_ * s11 - t1_ * s01_) / determinant;
     const double a1 = (t1_ * s00_ - t0_ * s01_) / determinant;
     if (a0 >= 0.0 && a1 >= 0.0) {
       a0_ = a0;
@@ -38,10 +39,10 @@ void FadingFit::solve() {
     }
   }
   const double gain0 = s00_ > 0.0 ? std::max(0.0, t0_) * t0_ / s00_ : 0.0;
-  const double gain1 = s11_ > 0.0 ? std::max(0.0, t1_) * t1_ / s11_ : 0.0;
+  const double gain1 = s11 > 0.0 ? std::max(0.0, t1_) * t1_ / s11 : 0.0;
   const bool is_first = gain0 >= gain1 * (1.0 - 1e-6);
   a0_ = is_first && s00_ > 0.0 ? std::max(0.0, t0_ / s00_) : 0.0;
-  a1_ = !is_first && s11_ > 0.0 ? std::max(0.0, t1_ / s11_) : 0.0;
+  a1_ = !is_first && s11 > 0.0 ? std::max(0.0, t1_ / s11) : 0.0;
 }
 
 void StepTimeModel::observe(const StepWork& work, double seconds) {
@@ -127,6 +128,13 @@ int32_t StepTimeModel::tokens_within(double seconds,
       high = middle - 1;
   }
   return low;
+}
+
+double StepTimeModel::confirmed_tokens(double seconds) const {
+  double tokens = 0.0;
+  for (size_t i = 0; i < num_points_ && points_[i].seconds <= seconds; ++i)
+    tokens = points_[i].tokens;
+  return tokens;
 }
 
 int32_t StepTimeModel::efficient_tokens(int32_t num_decodes, int32_t most) const {

@@ -29,9 +29,12 @@ struct StepWork {
   }
 };
 
-/// y = a0 * x0 + a1 * x1 with a0, a1 >= 0; old evidence fades.
+/// y = a0 * x0 + a1 * x1 with a0, a1 >= 0; old evidence fades. `prior1` is the evidence, as a sum
+/// of squares of x1, that a1 is 0: what little there is to learn from does not make it large.
 class FadingFit {
  public:
+  explicit FadingFit(double prior1 = 0.0) : prior1_(prior1) {}
+
   void observe(double x0, double x1, double y);
 
   double a0() const { return a0_; }
@@ -43,6 +46,7 @@ class FadingFit {
  private:
   void solve();
 
+  double prior1_ = 0.0;
   double s00_ = 0.0;
   double s01_ = 0.0;
   double s11_ = 0.0;
@@ -66,6 +70,9 @@ class StepTimeModel {
   /// Most tokens of prefill from position `begin` on, up to `most`, with which the prefill of a
   /// step that has `so_far` takes at most `seconds`.
   int32_t tokens_within(double seconds, const StepWork& so_far, int32_t begin, int32_t most) const;
+  /// The largest size of which steps have lately been seen to take at most `seconds` for their
+  /// prefill; 0 = none.
+  double confirmed_tokens(double seconds) const;
   /// Least prefill tokens, up to `most`, whose step prefills at least half as many a second as one
   /// with `most` does, beside `num_decodes`.
   int32_t efficient_tokens(int32_t num_decodes, int32_t most) const;
@@ -90,7 +97,8 @@ class StepTimeModel {
   double curve_at(double tokens) const;
 
   FadingFit decode_;
-  FadingFit within_class_;  ///< seconds by tokens and pairs, as deviations from the class's mean
+  FadingFit within_class_{
+      1e5};  ///< seconds by tokens and pairs, as deviations from the class's mean
   std::array<SizeClass, kClasses> classes_{};
   std::array<Point, kClasses> points_{};  ///< of F, both coordinates grow
   size_t num_points_ = 0;

@@ -131,6 +131,10 @@ Report make_report(const Trace& trace, const SimResult& result, const Slo& slo, 
       order.push_back(static_cast<int32_t>(i));
   }
   report.makespan_s = result.end_s - first_s;
+  report.gap = {result.gaps.quantile(0.50),
+                result.gaps.quantile(0.90),
+                result.gaps.quantile(0.99),
+                result.gaps.mean()};
   add_latencies(result, slo, report);
   add_tenants(trace, result, report);
   std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
@@ -182,7 +186,8 @@ std::string to_text(const Report& r, const Slo& slo) {
       static_cast<long long>(r.num_evicted_pages),
       static_cast<long long>(r.num_steps),
       r.fairness);
-  std::string out = line("TTFT", r.ttft) + line("TPOT", r.tpot) + line("E2E", r.e2e) + text;
+  std::string out =
+      line("TTFT", r.ttft) + line("TPOT", r.tpot) + line("ITL", r.gap) + line("E2E", r.e2e) + text;
   if (r.tenants.size() < 2)
     return out;
   for (const TenantReport& tenant : r.tenants) {
@@ -208,6 +213,7 @@ std::string to_json(const Report& r, const Slo& slo) {
                        {"mean_running", r.mean_running},
                        {"ttft", to_json_object(r.ttft)},
                        {"tpot", to_json_object(r.tpot)},
+                       {"itl", to_json_object(r.gap)},
                        {"e2e", to_json_object(r.e2e)},
                        {"output_tokens_per_s", r.output_tokens_per_s},
                        {"requests_per_s", r.requests_per_s},

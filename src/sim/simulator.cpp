@@ -2,9 +2,11 @@
 // engine would wait for it.
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <deque>
 #include <map>
 #include <queue>
+#include <set>
 
 #include <hadal/base/check.h>
 #include <hadal/sim/simulator.h>
@@ -13,6 +15,8 @@ namespace hadal::sim {
 namespace {
 
 constexpr double kOutputWeight = 4.0;
+constexpr double kLeastGap = 1e-6;
+constexpr double kGapFactor = 1.01;
 
 struct Arrival {
   double time_s = 0.0;
@@ -49,6 +53,7 @@ class Simulation {
         model_(model),
         trace_(trace),
         scheduler_(config.scheduler),
+        gate_(config.queue),
         slots_(static_cast<size_t>(config.scheduler.max_slots)),
         followers_(trace.requests.size()) {
     result_.requests.resize(trace.requests.size());
@@ -140,12 +145,8 @@ class Simulation {
     GenerateRequest generate = make_request(request, arrival.index);
     if (config_.request_timeout_s > 0.0)
       generate.deadline = time_point(arrival.time_s + config_.request_timeout_s);
-    const SchedulerStats stats = scheduler_.stats();
-    const bool is_full =
-        stats.num_waiting >= config_.max_queued_requests ||
-        (stats.num_waiting > 0 &&
-         stats.num_waiting_tokens + result.num_prompt_tokens > config_.max_queued_tokens);
-    if (is_full || !Scheduler::validate(config_.scheduler, generate)) {
+    if (!Scheduler::validate(config_.scheduler, generate) ||
+        !gate_.try_enter(queued(arrival.index, generate.deadline), time_point(now_s_))) {
       release_followers(arrival.index);
       return;
     }
@@ -153,7 +154,13 @@ class Simulation {
     const RequestId id = next_id_++;
     indices_.emplace(id, arrival.index);
     ++tenants_[request.tenant].num_waiting;
+    queued_.insert(id);
     scheduler_.submit(id, std::move(generate));
+  }
+
+  QueuedRequest queued(int32_t index, TimePoint deadline = TimePoint::max()) const {
+    const SimRequest& request = trace_.requests[static_cast<size_t>(index)];
+    return {request.tenant, 1.0, request.num_prompt_tokens(), deadline};
   }
 
   static GenerateRequest make_request(const SimRequest& request, int32_t index) {
@@ -217,6 +224,8 @@ class Simulation {
     for (const RequestId id : admitted_) {
       const int32_t index = indices_.at(id);
       result_.requests[static_cast<size_t>(index)].admitted_s = now_s_;
+      queued_.erase(id);
+      gate_.on_admitted(queued(index), time_point(now_s_));
       Tenant& tenant = tenants_[trace_.requests[static_cast<size_t>(index)].tenant];
       if (--tenant.num_waiting == 0)
         tenant.waited_throughout = false;
@@ -233,6 +242,10 @@ class Simulation {
       RequestResult& result = result_.requests[static_cast<size_t>(index)];
       Tenant& tenant = tenants_[trace_.requests[static_cast<size_t>(index)].tenant];
       if (event.token) {
+        if (result.num_output_tokens > 0 && now_s_ >= config_.gaps_from_s &&
+            now_s_ <= config_.gaps_until_s)
+          result_.gaps.add(now_s_ - result.last_token_s);
+        result.last_token_s = now_s_;
         if (result.num_output_tokens++ == 0) {
           result.first_token_s = now_s_;
           result.num_cached_tokens = event.num_cached_tokens;
@@ -246,6 +259,8 @@ class Simulation {
       const bool is_good =
           *event.finish == FinishReason::stop || *event.finish == FinishReason::length;
       result.outcome = is_good ? Outcome::finished : Outcome::failed;
+      if (queued_.erase(event.id) > 0)
+        gate_.on_left(queued(index), time_point(now_s_));
       indices_.erase(found);
       release_followers(index);
     }
@@ -268,11 +283,13 @@ class Simulation {
   const StepModel& model_;
   const Trace& trace_;
   Scheduler scheduler_;
+  QueueGate gate_;
   std::vector<Slot> slots_;
   std::vector<std::vector<int32_t>> followers_;
   std::priority_queue<Arrival, std::vector<Arrival>, std::greater<>> arrivals_;
   std::deque<DeviceStep> device_;
   std::map<RequestId, int32_t> indices_;  ///< of open requests
+  std::set<RequestId> queued_;            ///< those that the gate counts
   std::map<std::string, Tenant> tenants_;
   std::vector<TokenEvent> events_;
   std::vector<RequestId> admitted_;
@@ -284,6 +301,25 @@ class Simulation {
 };
 
 }  // namespace
+
+void GapCounts::add(double seconds) {
+  const double index = std::log(std::max(seconds, kLeastGap) / kLeastGap) / std::log(kGapFactor);
+  ++counts_[std::min(static_cast<size_t>(index), kClasses - 1)];
+  ++count_;
+  sum_ += seconds;
+}
+
+double GapCounts::quantile(double share) const {
+  const auto rank =
+      std::max<int64_t>(1, static_cast<int64_t>(std::ceil(share * static_cast<double>(count_))));
+  int64_t seen = 0;
+  for (size_t i = 0; i < kClasses && count_ > 0; ++i) {
+    seen += counts_[i];
+    if (seen >= rank)
+      return kLeastGap * std::pow(kGapFactor, static_cast<double>(i + 1));
+  }
+  return 0.0;
+}
 
 Result<SimResult> simulate(const SimConfig& config, const StepModel& model, const Trace& trace) {
   SimConfig complete = config;

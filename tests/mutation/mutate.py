@@ -3,15 +3,18 @@
 
   tests/mutation/mutate.py                      15 planted bugs, 60 drawn mutants; an hour on 2 cores
   tests/mutation/mutate.py --planted-only
+  tests/mutation/mutate.py --budget-s 3600      stops by then; the next call goes on where this one stopped
   tests/mutation/mutate.py --mutants 10 --seed 2
   tests/mutation/mutate.py --result bench/results/DATE-mutation.json
 
 Drawn mutants change one operator, constant or statement of src/sched at a place drawn by seed. One that
 does not compile is drawn again. A mutant is killed when sched_property_test (of --seeds seeds) or sched_test
 fails; the others must be explained in survivors.json, by id. Exit status 1 when a planted bug survives, when
-fewer than 90 % of the mutants are killed, or when a survivor is not explained.
+fewer than 90 % of the mutants are killed, or when a survivor is not explained; 3 when the budget ended first.
+What has been found is kept in WORK/state.json as long as neither the source nor the tests change.
 """
 import argparse
+import hashlib
 import json
 import os
 import pathlib
@@ -20,6 +23,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 
 from planted import PLANTED, TARGETS
 
@@ -165,9 +169,36 @@ def mutant_id(mutant):
     return f"{pathlib.Path(file).name}: {name}: {code.strip()} => {changed.strip() or '(nothing)'}"
 
 
-def run_planted(place, seeds):
+class State:
+    """Results so far, in a file; those of another source are forgotten."""
+
+    def __init__(self, path, budget_s, *key):
+        self.path, self.deadline = path, time.monotonic() + budget_s if budget_s else None
+        digest = hashlib.sha256(repr(key).encode())
+        for folder in ("src/sched", "include/hadal/sched", "tests/unit/sched", "tests/mutation"):
+            for file in sorted((ROOT / folder).glob("*")):
+                if file.is_file() and file.name != "survivors.json":
+                    digest.update(file.name.encode() + file.read_bytes())
+        self.content = {"source": digest.hexdigest(), "planted": {}, "drawn": {}}
+        if path.is_file() and json.loads(path.read_text())["source"] == self.content["source"]:
+            self.content = json.loads(path.read_text())
+
+    def found(self, kind, name, result):
+        self.content[kind][name] = result
+        self.path.write_text(json.dumps(self.content, indent=1) + "\n")
+
+    def is_over(self):
+        return self.deadline is not None and time.monotonic() > self.deadline
+
+
+def run_planted(place, seeds, state):
     results = []
     for name, edits in PLANTED.items():
+        if name in state.content["planted"]:
+            results.append(state.content["planted"][name])
+            continue
+        if state.is_over():
+            break
         tests = [TARGETS[name]] if name in TARGETS else TESTS[:1]
         old = replace(place.source, edits)
         if not place.compiles(tests):
@@ -177,10 +208,11 @@ def run_planted(place, seeds):
         restore(place.source, old)
         say(f"{'killed  ' if why else 'SURVIVED'} {name:18s} {why or ''}")
         results.append({"bug": name, "killed": why is not None, "by": why or ""})
+        state.found("planted", name, results[-1])
     return results
 
 
-def run_drawn(place, count, seed, seeds, explained):
+def run_drawn(place, count, seed, seeds, explained, state):
     pool = candidates(place.source)
     random.Random(seed).shuffle(pool)
     results = []
@@ -188,6 +220,15 @@ def run_drawn(place, count, seed, seeds, explained):
         if len(results) == count:
             break
         file, number, _, _, changed = mutant
+        ident = mutant_id(mutant)
+        key = f"{ident} @{number + 1}"
+        if key in state.content["drawn"]:
+            known = state.content["drawn"][key]
+            if known:  # None = it does not compile
+                results.append({**known, **({} if known["killed"] else {"explanation": explained.get(ident, "NOT EXPLAINED")})})
+            continue
+        if state.is_over():
+            break
         path = place.source / file
         content = path.read_text()
         lines = content.split("\n")
@@ -195,11 +236,13 @@ def run_drawn(place, count, seed, seeds, explained):
         path.write_text("\n".join(lines))
         if place.compiles(TESTS):
             why = place.failure(TESTS, seeds)
-            ident = mutant_id(mutant)
             note = "" if why else explained.get(ident, "NOT EXPLAINED")
             say(f"{'killed  ' if why else 'survived'} {len(results) + 1:3d} {ident}  {why or note}")
             results.append({"id": ident, "line": number + 1, "killed": why is not None, "by": why or "",
                             **({} if why else {"explanation": note})})
+            state.found("drawn", key, results[-1])
+        else:
+            state.found("drawn", key, None)
         path.write_text(content)
     return results, len(pool)
 
@@ -210,6 +253,7 @@ def main():
     parser.add_argument("--seed", type=int, default=1, help="of the drawn mutants")
     parser.add_argument("--seeds", type=int, default=4000, help="of the property test")
     parser.add_argument("--planted-only", action="store_true")
+    parser.add_argument("--budget-s", type=float, default=0.0, help="stop starting mutants after this; 0 = never")
     parser.add_argument("--work", type=pathlib.Path, default=ROOT / "build/mutation")
     parser.add_argument("--jobs", type=int, default=0, help="of the compiler; 0 = ninja's own number")
     parser.add_argument("--result", type=pathlib.Path)
@@ -220,10 +264,12 @@ def main():
     why = place.failure(TESTS, arguments.seeds)
     if why:
         die("the source itself fails: " + why)
-    planted = run_planted(place, arguments.seeds)
+    state = State(arguments.work / "state.json", arguments.budget_s, arguments.seed, arguments.seeds)
+    planted = run_planted(place, arguments.seeds, state)
     explained = json.loads((HERE / "survivors.json").read_text())
     drawn, pool = ([], 0) if arguments.planted_only else run_drawn(
-        place, arguments.mutants, arguments.seed, arguments.seeds, explained)
+        place, arguments.mutants, arguments.seed, arguments.seeds, explained, state)
+    is_complete = len(planted) == len(PLANTED) and (arguments.planted_only or len(drawn) == arguments.mutants)
     planted_killed = sum(r["killed"] for r in planted)
     drawn_killed = sum(r["killed"] for r in drawn)
     unexplained = [r["id"] for r in drawn if r.get("explanation") == "NOT EXPLAINED"]
@@ -232,9 +278,13 @@ def main():
     if arguments.result:
         commit = run(["git", "-C", str(ROOT), "rev-parse", "--short=12", "HEAD"]).stdout.strip()
         arguments.result.write_text(json.dumps(
-            {"commit": commit, "seed": arguments.seed, "property_seeds": arguments.seeds, "candidates": pool,
+            {"commit": commit, "command": " ".join(["tests/mutation/mutate.py", *sys.argv[1:]]), "complete": is_complete,
+             "seed": arguments.seed, "property_seeds": arguments.seeds, "candidates": pool,
              "planted_killed": planted_killed, "planted": planted, "drawn_killed": drawn_killed, "drawn": drawn},
             indent=1) + "\n")
+    if not is_complete:
+        say("the budget is over; call again to go on")
+        return 3
     good = planted_killed == len(planted) and drawn_killed >= 0.9 * len(drawn) and not unexplained
     return 0 if good else 1
 

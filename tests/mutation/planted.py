@@ -4,6 +4,7 @@ Each is a list of (file, anchor, replacement). An anchor must occur exactly once
 moved on, the script stops and says which one to write anew. `target` is the test that must notice.
 """
 
+GATE = "src/sched/queue_gate.cpp"
 RADIX = "src/sched/radix_cache.cpp"
 RETIRE = "src/sched/retire.cpp"
 SCHEDULER = "src/sched/scheduler.cpp"
@@ -16,8 +17,8 @@ PLANTED = {
                      "  if (sequence.state != SequenceState::waiting)\n    events.push_back(std::move(event));\n"
                      "  if (sequence.state == SequenceState::waiting) {")],
     # The queue takes everything.
-    "unbounded_queue": [("src/engine/engine.cpp", "if (num_queued >= config.max_queued_requests)",
-                         "if (num_queued < 0)")],
+    "unbounded_queue": [(GATE, "  if (total_.num_requests >= scale * limits_.max_requests)",
+                         "  if (total_.num_requests < 0)")],
     # A second terminal event for a request that was cancelled twice.
     "double_end": [(SCHEDULER, "  if (found == impl_->sequences.end() || found->second->state == SequenceState::retiring)\n    return;\n",
                     "  if (found == impl_->sequences.end())\n    return;\n"
@@ -43,8 +44,11 @@ PLANTED = {
     # A page whose second half differs counts as a whole page.
     "unaligned_split": [(RADIX, "    if (best.num_common < kPageTokens) {", "    if (best.num_common < kPageTokens / 2) {")],
     # A leased page stays in the order of eviction, and eviction takes it.
-    "evict_locked": [(RADIX, "    if (node(page).refs++ == 0)\n      unlink(page);\n  }\n  return lease;",
-                      "    ++node(page).refs;\n  }\n  return lease;"),
+    "evict_locked": [(RADIX, "  if (pinned.refs++ == 0) {\n    if (pinned.page != kNoPage)\n      unlink_evictable(id);\n    else\n",
+                      "  if (pinned.refs++ == 0) {\n    if (pinned.page == kNoPage)\n"),
+                     (RADIX, "  if (unpinned.page != kNoPage)\n    push_evictable(id);\n",
+                      "  if (unpinned.page != kNoPage) {\n    unlink_evictable(id);\n    push_evictable(id);\n  }\n"),
+                     (RADIX, "  ++num_on_device_;\n  ++version_;\n", "  ++num_on_device_;\n  ++version_;\n  push_evictable(id);\n"),
                      (RADIX, '  HADAL_CHECK(removed.refs == 0, "radix cache: removal of a leased page");\n', "")],
     # All tenants share one tree.
     "ignore_salt": [(RADIX, "  const auto found = namespace_index_.find(name_space);", "  const auto found = namespace_index_.find(std::string_view{});"),
@@ -61,4 +65,4 @@ PLANTED = {
     "retract_lost": [(RETIRE, "  enqueue(sequence);\n}", "}")],
 }
 
-TARGETS = {"unbounded_queue": "engine_test"}
+TARGETS = {"unbounded_queue": "sched_test"}

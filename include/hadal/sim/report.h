@@ -45,6 +45,7 @@ struct Report {
   Distribution ttft;
   Distribution tpot;
   Distribution e2e;
+  Distribution gap;  ///< between two tokens of a sequence
   double makespan_s = 0.0;
   double output_tokens_per_s = 0.0;
   double requests_per_s = 0.0;

@@ -5,22 +5,47 @@
 // refused. Same trace, same answers, on any machine.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
+#include <hadal/sched/queue_gate.h>
 #include <hadal/sched/scheduler.h>
 #include <hadal/sim/step_model.h>
 #include <hadal/sim/trace.h>
 
 namespace hadal::sim {
 
+/// Times between a sequence's tokens, counted in classes 1 % apart.
+class GapCounts {
+ public:
+  void add(double seconds);
+
+  int64_t count() const { return count_; }
+
+  /// Nearest rank, the upper end of its class; 0 without gaps.
+  double quantile(double share) const;
+
+  double mean() const { return count_ > 0 ? sum_ / static_cast<double>(count_) : 0.0; }
+
+ private:
+  static constexpr size_t kClasses = 2000;  ///< from 1 us, by factors of 1.01
+  std::array<int64_t, kClasses> counts_{};
+  int64_t count_ = 0;
+  double sum_ = 0.0;
+};
+
 struct SimConfig {
   SchedulerConfig scheduler;  ///< vocab_size is set by the simulator
-  int32_t max_queued_requests = 1024;
-  int64_t max_queued_tokens = 4'000'000;
+  QueueLimits queue;
   double host_step_s = 100e-6;     ///< of planning and committing one step
   double request_timeout_s = 0.0;  ///< from arrival to the last token; 0 = none
+  /// Gaps between tokens count that end in this time.
+  double gaps_from_s = 0.0;
+  double gaps_until_s = std::numeric_limits<double>::max();
 };
 
 enum class Outcome : uint8_t { finished, rejected, failed, never_arrived };
@@ -31,6 +56,7 @@ struct RequestResult {
   double admitted_s = 0.0;
   double first_token_s = 0.0;
   double end_s = 0.0;
+  double last_token_s = 0.0;
   int32_t num_prompt_tokens = 0;
   int32_t num_cached_tokens = 0;
   int32_t num_output_tokens = 0;
@@ -64,6 +90,7 @@ struct SimResult {
   std::vector<RequestResult> requests;  ///< as in the trace
   std::vector<Sample> samples;
   std::vector<TenantService> contended;
+  GapCounts gaps;
   SchedulerStats scheduler;
   int64_t num_steps = 0;
   double device_busy_s = 0.0;

@@ -18,8 +18,7 @@ Report run(std::string_view kind, double requests_per_s, int32_t num_pages, Sche
   config.scheduler.max_context_tokens = 163'840;
   config.scheduler.max_steps_in_flight = 2;
   config.scheduler.policy = policy;
-  config.max_queued_requests = 100'000;
-  config.max_queued_tokens = 1'000'000'000;
+  config.queue = {100'000, 1'000'000'000, 0.0};
   const auto result = simulate(config, r1_group_model(), trace.value());
   REQUIRE(result);
   const Report report = make_report(trace.value(), result.value(), Slo{}, num_pages);

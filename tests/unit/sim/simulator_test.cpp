@@ -88,7 +88,7 @@ TEST_CASE("Simulator: the next turn comes after the answer and finds it cached",
 TEST_CASE("Simulator: what does not fit the queue or the context is rejected", "[sim]") {
   SimConfig config = small_config();
   config.scheduler.max_running_requests = 1;
-  config.max_queued_requests = 2;
+  config.queue.max_requests = 2;
   std::vector<SimRequest> requests;
   for (int i = 0; i < 8; ++i)
     requests.push_back(ask(0.001 * i, static_cast<uint64_t>(i + 1), 50, 20));
