@@ -185,8 +185,9 @@ const std::vector<Sequence*>& Scheduler::Impl::admission_order() {
 void Scheduler::Impl::select_group(ShareId share, size_t quota) {
   const size_t begin = candidates.size();
   const auto& queue = share_queues[static_cast<size_t>(share)];
-  const auto most_overtaken =
-      static_cast<int32_t>(std::clamp(queue.size(), kMinOvertaken, kMaxOvertaken));
+  const bool is_by_priority = config.policy == SchedulePolicy::priority;
+  const auto most_overtaken = static_cast<int32_t>(
+      is_by_priority ? kMaxOvertaken : std::clamp(queue.size(), kMinOvertaken, kMaxOvertaken));
   for (const auto& [id, sequence] : queue) {
     if (candidates.size() - begin == quota)
       break;
