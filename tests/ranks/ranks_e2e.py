@@ -104,7 +104,7 @@ def signal_supervisor(node, number, name, limit_s, codes):
             took = other.ended_at - since
             check(took < limit_s * run.slower, f"took {took:.2f} s")
             check(code in codes, f"exit code {code}")
-            check(len(other.grep(f"node {node} is lost")) == 1, "no line names the node")
+            check(len(other.grep(f"The group ends: node {node} is lost")) == 1, "no line names the node")
             for stream in streams:
                 stream.join(5)
                 wanted = ("error",) if node == 1 else ("error", "cut")
