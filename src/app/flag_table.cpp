@@ -181,7 +181,7 @@ constexpr FlagSpec kFlags[] = {
         kServe | kCheck | kSimulate),
     own("max-queue-wait-ms",
         K::number,
-        "1000",
+        "10000",
         "under lasting overload what would wait longer gets 429; 0 = only max-queued-requests "
         "bounds it",
         kServe | kCheck | kSimulate),

@@ -22,7 +22,7 @@ struct EngineConfig {
   int32_t max_running_requests = 256;
   int32_t max_queued_requests = 1024;
   int64_t max_queued_tokens = 4'000'000;
-  double max_queue_wait_s = 1.0;  ///< under lasting overload; 0 = any
+  double max_queue_wait_s = 10.0;  ///< under lasting overload; 0 = any
   int32_t chunked_prefill_tokens =
       2048;  ///< prefill tokens of one step, all sequences; <= 0 = prompts run whole
   int32_t max_prefill_tokens = 16384;  ///< the same, and for prompts that run whole

@@ -24,7 +24,7 @@ struct QueueLimits {
   int32_t max_requests = 1024;
   int64_t max_tokens = 4'000'000;  ///< prompt tokens
   /// From submission to admission; 0 = any. A few requests of a key may wait however long.
-  double max_wait_seconds = 1.0;
+  double max_wait_seconds = 10.0;
 };
 
 /// A request while it waits: the same values on its way in and out.
