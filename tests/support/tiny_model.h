@@ -184,7 +184,7 @@ class Harness {
     const ModelShape& shape = rank->model->shape();
     REQUIRE(rank->backend->reserve(
         {.max_step_tokens = options.max_positions,
-         .max_rows = 32,
+         .max_rows = 80,
          .max_context_tokens = options.max_positions,
          .num_heads = static_cast<int32_t>(config_.num_attention_heads / options.tp),
          .qk_nope_head_dim = static_cast<int32_t>(config_.qk_nope_head_dim),
