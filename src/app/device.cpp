@@ -43,6 +43,15 @@ Status check_gpus(const Config& config) {
   return ok_status();
 }
 
+/// As CudaBackendConfig::e4m3_activations says.
+void warn_without_fp8_units(Config& config) {
+  const auto device = find_cuda_device(config.runner.base_gpu_id);
+  if (config.runner.fp8_activations && device && device.value().compute_capability < 89) {
+    config.warnings.push_back("--fp8-activations is ignored: " + device.value().name +
+                              " has no FP8 units");
+  }
+}
+
 }  // namespace
 
 Status resolve_device(Config& config) {
@@ -64,6 +73,7 @@ Status resolve_device(Config& config) {
     return Error{device.error().code, "--device cuda: " + device.error().message};
   }
   HADAL_RETURN_IF_ERROR(check_gpus(config));
+  warn_without_fp8_units(config);
   return set_device(config, DeviceType::cuda);
 }
 
