@@ -1,5 +1,6 @@
 // The CPU backend: host memory, synchronous streams, and the choice of kernels.
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -20,6 +21,22 @@ constexpr int64_t kBufferAlignment = 256;
 
 struct CpuStream final : Stream {
   void synchronize() override {}
+};
+
+/// Everything given to a stream is done on return.
+class CpuEvent final : public Event {
+ public:
+  void record(Stream& /*stream*/) override { time_ = std::chrono::steady_clock::now(); }
+
+  void synchronize() override {}
+
+  double seconds_since(const Event& earlier) const override {
+    const auto& begin = static_cast<const CpuEvent&>(earlier);
+    return std::chrono::duration<double>(time_ - begin.time_).count();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point time_;
 };
 
 /// MemAvailable and MemTotal; zeros where there is no /proc.
@@ -85,6 +102,8 @@ class CpuBackend final : public Backend {
   }
 
   std::unique_ptr<Stream> create_stream() override { return std::make_unique<CpuStream>(); }
+
+  std::unique_ptr<Event> create_event() override { return std::make_unique<CpuEvent>(); }
 
   void copy(TensorView dst, ConstTensorView src, Stream& /*stream*/) override {
     HADAL_CHECK(dst.dtype == src.dtype && dst.shape == src.shape, "copy: dtype or shape differ");

@@ -4,7 +4,9 @@
 
 #include <hadal/backend/backend.h>
 
+#include "ceilings.h"
 #include "cuda_check.h"
+#include "cuda_event.h"
 #include "cuda_ops.h"
 #include "cuda_stream.h"
 #include "cuda_weight.h"
@@ -126,6 +128,10 @@ class CudaBackend final : public Backend {
     return std::make_unique<cuda::CudaStream>(info_.index);
   }
 
+  std::unique_ptr<Event> create_event() override {
+    return std::make_unique<cuda::CudaEvent>(info_.index);
+  }
+
   void copy(TensorView dst, ConstTensorView src, Stream& stream) override {
     HADAL_CHECK(dst.dtype == src.dtype && dst.shape == src.shape, "copy: dtype or shape differ");
     HADAL_CHECK(ConstTensorView(dst).has_dense_rows() && src.has_dense_rows(),
@@ -175,6 +181,21 @@ class CudaBackend final : public Backend {
   }
 
   Ops& ops() override { return ops_; }
+
+  bool has_graphs() const override { return true; }
+
+  Result<std::unique_ptr<Graph>> capture(Stream& stream,
+                                         const std::function<void()>& work) override {
+    select();
+    return cuda::capture_graph(stream, work);
+  }
+
+  bool generates_weights() const override { return true; }
+
+  Result<DeviceCeilings> measure_ceilings() override {
+    select();
+    return cuda::measure_device(*this, info_.index);
+  }
 
  private:
   void select() const { HADAL_CUDA_CHECK(cudaSetDevice(info_.index)); }

@@ -8,6 +8,7 @@
 
 #include "attention.h"
 #include "cuda_check.h"
+#include "generate.h"
 
 namespace hadal::cuda {
 
@@ -40,6 +41,14 @@ Status copy_rows(std::byte* dst, int64_t dst_pitch, const ConstTensorView& src) 
                                 static_cast<size_t>(src.shape[0]),
                                 cudaMemcpyHostToDevice),
                    "prepare_weight: cannot copy " + to_string(src.shape) + " to the device");
+}
+
+Status fill_rows(std::byte* dst, int64_t dst_pitch, const RawMatrix& part) {
+  if (part.generated == nullptr) {
+    return copy_rows(dst, dst_pitch, part.values);
+  }
+  launch_generate(*part.generated, part.values.dtype, part.values.shape, dst, dst_pitch, nullptr);
+  return to_status(cudaPeekAtLastError(), "prepare_weight: cannot generate");
 }
 
 /// Scales of all experts one after the other, and the scale row of every row of one expert. With
@@ -163,7 +172,7 @@ Result<std::unique_ptr<Weight>> prepare_cuda_weight(Backend& backend, const Weig
   m.data = weight->values.data();
   std::byte* dst = weight->values.data();
   for (const RawMatrix& part : source.parts) {
-    HADAL_RETURN_IF_ERROR(copy_rows(dst, m.row_bytes, part.values));
+    HADAL_RETURN_IF_ERROR(fill_rows(dst, m.row_bytes, part));
     dst += part.values.shape[0] * m.row_bytes;
   }
   if (first.dtype == DType::f8_e4m3) {
@@ -172,6 +181,7 @@ Result<std::unique_ptr<Weight>> prepare_cuda_weight(Backend& backend, const Weig
   if (source.role == WeightRole::kv_b) {
     HADAL_RETURN_IF_ERROR(prepare_attention(backend, *weight));
   }
+  HADAL_RETURN_IF_ERROR(to_status(cudaStreamSynchronize(nullptr), "prepare_weight"));
   return std::unique_ptr<Weight>(std::move(weight));
 }
 

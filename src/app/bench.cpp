@@ -14,6 +14,7 @@
 #include "assembly.h"
 #include "bench_cost.h"
 #include "bench_report.h"
+#include "bench_step.h"
 #include "commands.h"
 #include "exit_code.h"
 #include "machine_roof.h"
@@ -243,6 +244,9 @@ int run_bench(const Config& config,
               const std::vector<std::string>& words) {
   if (words.size() == 1 && words.front() == "load") {
     return run_bench_load(config, environment);
+  }
+  if (words.size() == 1 && words.front() == "step") {
+    return run_bench_step(config, environment);
   }
   if (!words.empty() && (words.size() > 1 || words.front() != "engine")) {
     return fail(

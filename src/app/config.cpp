@@ -54,6 +54,35 @@ class FlagReader {
     out = static_cast<Integer>(number);
   }
 
+  /// Comma-separated.
+  void integers(std::string_view name, int64_t low, int64_t high, std::vector<int32_t>& out) {
+    const std::string* value = last(name);
+    if (value == nullptr) {
+      return;
+    }
+    std::vector<int32_t> numbers;
+    const char* at = value->data();
+    const char* end = at + value->size();
+    while (true) {
+      int32_t number = 0;
+      const auto parsed = std::from_chars(at, end, number);
+      const bool is_end = parsed.ptr == end;
+      if (parsed.ec != std::errc{} || number < low || number > high ||
+          (!is_end && *parsed.ptr != ',')) {
+        fail(name,
+             "integers in " + std::to_string(low) + ".." + std::to_string(high) + " with commas",
+             *value);
+        return;
+      }
+      numbers.push_back(number);
+      if (is_end) {
+        break;
+      }
+      at = parsed.ptr + 1;
+    }
+    out = std::move(numbers);
+  }
+
   void number(std::string_view name, double low, double high, double& out) {
     const std::string* value = last(name);
     if (value == nullptr) {
@@ -332,6 +361,10 @@ void read_commands(FlagReader& reader, Config& config) {
   reader.text("output-dir", config.shard.output_dir);
   reader.text("bench-output", config.bench.output);
   reader.number("bench-seconds", 0.1, 3600, config.bench.seconds);
+  reader.integers("batch", 1, 4096, config.bench.batches);
+  reader.integers("prefill", 1, 1 << 20, config.bench.prefills);
+  reader.integer("context", 1, 1 << 20, config.bench.context);
+  reader.integer("as-rank", 0, 4095, config.bench.as_rank);
 }
 
 void read_simulate(FlagReader& reader, Config& config) {

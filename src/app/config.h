@@ -89,6 +89,11 @@ struct GenerateOptions {
 struct BenchOptions {
   std::filesystem::path output;
   double seconds = 3;
+  // `bench step` only:
+  std::vector<int32_t> batches;   ///< rows of decode steps
+  std::vector<int32_t> prefills;  ///< tokens of prompt steps
+  int32_t context = 4096;         ///< tokens in the cache of a decoding row
+  int32_t as_rank = 0;            ///< of tp_size
 };
 
 struct SimulateOptions {

@@ -1,4 +1,5 @@
-// Buffer: memory that a backend gave out, returned to it by the destructor.
+// Buffer: memory that a backend gave out, returned to it by the destructor; and what a backend need
+// not have.
 #include <utility>
 
 #include <hadal/backend/backend.h>
@@ -29,6 +30,15 @@ Buffer::~Buffer() {
   if (data_ != nullptr && release_) {
     release_(data_);
   }
+}
+
+Result<std::unique_ptr<Graph>> Backend::capture(Stream& /*stream*/,
+                                                const std::function<void()>& /*work*/) {
+  return Error{ErrorCode::unsupported, "this backend captures no graphs"};
+}
+
+Result<DeviceCeilings> Backend::measure_ceilings() {
+  return Error{ErrorCode::unsupported, "this backend's device is the host"};
 }
 
 }  // namespace hadal

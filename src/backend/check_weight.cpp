@@ -42,7 +42,7 @@ Status check_scales(const RawMatrix& part, const RawMatrix& first) {
                       std::string(to_string(part.scale_inv.dtype)) + " " +
                       to_string(part.scale_inv.shape));
   }
-  if (has_nan_code(v)) {
+  if (part.generated == nullptr && has_nan_code(v)) {
     return bad_source("an f8_e4m3 weight holds NaN");
   }
   return ok_status();
@@ -50,7 +50,8 @@ Status check_scales(const RawMatrix& part, const RawMatrix& first) {
 
 Status check_part(const RawMatrix& part, const RawMatrix& first) {
   const ConstTensorView& v = part.values;
-  if (v.data == nullptr || v.shape.rank != 2 || v.shape.numel() <= 0 || !v.has_dense_rows()) {
+  if ((v.data == nullptr && part.generated == nullptr) || v.shape.rank != 2 ||
+      v.shape.numel() <= 0 || !v.has_dense_rows()) {
     return bad_source("expected a matrix with dense rows, got " + to_string(v.shape));
   }
   if (v.dtype != first.values.dtype || v.shape[1] != first.values.shape[1]) {

@@ -37,13 +37,16 @@ std::optional<DType> tensor_type(StoredType type) {
 struct WeightLoader::HostMatrix {
   std::vector<std::byte> values;
   std::vector<float> scales;
+  std::optional<GeneratedValues> generated;  ///< set = values stay empty
   RawMatrix matrix;
 };
 
 WeightLoader::WeightLoader(const WeightStore& store, Backend& backend, LoadMeter* meter)
     : store_(store), backend_(backend), meter_(meter), stream_(backend.create_stream()) {}
 
-Result<WeightLoader::HostMatrix> WeightLoader::read(const TensorPart& part, int64_t padded_rows) {
+Result<WeightLoader::HostMatrix> WeightLoader::read(const TensorPart& part,
+                                                    int64_t padded_rows,
+                                                    bool may_generate) {
   const auto stored = store_.find(part.values);
   if (!stored) {
     return stored.error();
@@ -55,9 +58,16 @@ Result<WeightLoader::HostMatrix> WeightLoader::read(const TensorPart& part, int6
   const auto read_bytes =
       static_cast<size_t>(slice.num_rows * slice.num_cols * stored_size(stored.value()));
   HostMatrix host;
-  host.values.resize(static_cast<size_t>(num_rows * slice.num_cols * size_of(*dtype)));
-  HADAL_RETURN_IF_ERROR(store_.read(part.values, slice, std::span(host.values).first(read_bytes)));
-  host.matrix.values = make_view(host.values.data(), *dtype, Shape{num_rows, slice.num_cols});
+  if (may_generate && num_rows == slice.num_rows && backend_.generates_weights()) {
+    host.generated = store_.generated(part.values, slice);
+  }
+  if (!host.generated) {
+    host.values.resize(static_cast<size_t>(num_rows * slice.num_cols * size_of(*dtype)));
+    HADAL_RETURN_IF_ERROR(
+        store_.read(part.values, slice, std::span(host.values).first(read_bytes)));
+  }
+  const std::byte* data = host.generated ? nullptr : host.values.data();
+  host.matrix.values = make_view(data, *dtype, Shape{num_rows, slice.num_cols});
   host.matrix.row_offset = slice.row_begin % kScaleBlock;
   host.matrix.column_offset = slice.col_begin % kScaleBlock;
   auto bytes = static_cast<int64_t>(read_bytes);
@@ -84,11 +94,14 @@ Result<std::unique_ptr<Weight>> WeightLoader::weight(WeightRole role,
   std::vector<RawMatrix> matrices;
   hosts.reserve(parts.size());
   for (const TensorPart* part : parts) {
-    auto host = read(*part, padded_rows);
+    auto host = read(*part, padded_rows, true);
     if (!host) {
       return host.error();
     }
     hosts.push_back(std::move(host).value());
+    if (hosts.back().generated) {
+      hosts.back().matrix.generated = &*hosts.back().generated;
+    }
     matrices.push_back(hosts.back().matrix);
   }
   WeightSource source;
@@ -159,7 +172,7 @@ Result<bool> WeightLoader::are_equal(const TensorPart& a, const TensorPart& b) {
 }
 
 Result<DeviceTensor> WeightLoader::table(const TensorPart& part, int64_t padded_rows) {
-  auto host = read(part, padded_rows);
+  auto host = read(part, padded_rows, false);
   if (!host) {
     return host.error();
   }

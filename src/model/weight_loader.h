@@ -48,7 +48,8 @@ class WeightLoader {
 
  private:
   struct HostMatrix;
-  Result<HostMatrix> read(const TensorPart& part, int64_t padded_rows);
+  /// `may_generate`: the values may be left to the backend.
+  Result<HostMatrix> read(const TensorPart& part, int64_t padded_rows, bool may_generate);
 
   const WeightStore& store_;
   Backend& backend_;

@@ -45,6 +45,9 @@ class RankWorker {
 
   const Model& model() const { return *model_; }
 
+  /// [num_pages, num_layers, 64, kv_width]; between steps.
+  TensorView kv_pages() const { return pool_.view(); }
+
   /// args.backend is this worker's. Call before prepare.
   Status load(const ModelLoadArgs& args);
   /// Allocates everything that steps need. resource_exhausted says what did not fit.

@@ -11,8 +11,6 @@
 namespace hadal {
 namespace {
 
-constexpr uint64_t kGolden = 0x9e3779b97f4a7c15ULL;
-
 uint64_t fnv1a(std::string_view name) {
   uint64_t hash = 0xcbf29ce484222325ULL;
   for (const char c : name) {
@@ -21,14 +19,7 @@ uint64_t fnv1a(std::string_view name) {
   return hash;
 }
 
-/// v of element `index`, in [-1, 1).
-float unit_value(uint64_t start, int64_t index) {
-  uint64_t z = start + (static_cast<uint64_t>(index) + 1) * kGolden;
-  z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ULL;
-  z = (z ^ (z >> 27)) * 0x94d049bb133111ebULL;
-  z ^= z >> 31;
-  return static_cast<float>(z >> 40) * 0x1p-23F - 1.0F;
-}
+constexpr float kE4m3Factor = 448.0F;  ///< of v, for an FP8 code
 
 enum class Kind : uint8_t { fp8, scale, norm, bias, plain };
 
@@ -40,7 +31,7 @@ struct Recipe {
   float value(float v) const {
     switch (kind) {
       case Kind::fp8:
-        return 448.0F * v;
+        return kE4m3Factor * v;
       case Kind::scale: {
         const float wave = 0.5F * v;
         return factor * (1.0F + wave);
@@ -128,15 +119,28 @@ class DummyWeights final : public WeightStore {
                     slice.num_rows * slice.num_cols * stored_size(spec.type),
                 "read buffer of the wrong size for " + spec.name);
     const Recipe recipe = recipe_for(spec);
-    const uint64_t start = fnv1a(spec.name) ^ (seed_ * kGolden);
+    const uint64_t start = start_of(spec);
     std::byte* at = out.data();
     for (int64_t row = slice.row_begin; row < slice.row_begin + slice.num_rows; ++row) {
       const int64_t first = row * all.num_cols + slice.col_begin;
       for (int64_t i = first; i < first + slice.num_cols; ++i) {
-        at = store(at, spec.type, recipe.value(unit_value(start, i)));
+        at = store(at, spec.type, recipe.value(generated_unit(start, i)));
       }
     }
     return ok_status();
+  }
+
+  std::optional<GeneratedValues> generated(const WeightSpec& spec,
+                                           const WeightSlice& slice) const override {
+    const Recipe recipe = recipe_for(spec);
+    if (recipe.kind != Kind::fp8 && recipe.kind != Kind::plain) {
+      return std::nullopt;
+    }
+    const int64_t columns = whole(spec.shape).num_cols;
+    return GeneratedValues{start_of(spec),
+                           slice.row_begin * columns + slice.col_begin,
+                           columns,
+                           recipe.kind == Kind::fp8 ? kE4m3Factor : recipe.factor};
   }
 
   std::string describe() const override {
@@ -144,6 +148,10 @@ class DummyWeights final : public WeightStore {
   }
 
  private:
+  uint64_t start_of(const WeightSpec& spec) const {
+    return fnv1a(spec.name) ^ (seed_ * kGeneratedStep);
+  }
+
   uint64_t seed_;
 };
 

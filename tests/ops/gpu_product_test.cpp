@@ -2,6 +2,10 @@
 // bits whatever the batch, although few and many rows take different kernels.
 #include <cmath>
 #include <cstring>
+#include <span>
+
+#include <hadal/backend/generated_values.h>
+#include <hadal/tensor/dtype.h>
 
 #include "catch.h"
 #include "op_test.h"
@@ -265,6 +269,53 @@ TEST_CASE("moe: model shapes, the same bits in every batch, experts empty or cro
         INFO(report.describe());
         CHECK(report.is_within());
       }
+    }
+  }
+}
+
+TEST_CASE("generated weights: the bits of the host's formula", "[ops]") {
+  constexpr int64_t kOut = 130;
+  constexpr int64_t kIn = 201;
+  for (TestBackend& backend : backends()) {
+    if (!backend.backend->generates_weights()) {
+      continue;
+    }
+    for (const DType dtype : {DType::f8_e4m3, DType::bf16}) {
+      Random random(57);
+      const GeneratedValues formula{random(), 100, 400, dtype == DType::bf16 ? 0.05F : 448.0F};
+      std::vector<std::byte> host(static_cast<size_t>(kOut * kIn * size_of(dtype)));
+      for (int64_t i = 0; i < kOut * kIn; ++i) {
+        const int64_t index = formula.first_index + i / kIn * formula.row_indices + i % kIn;
+        const float value = formula.factor * generated_unit(formula.start, index);
+        if (dtype == DType::bf16) {
+          reinterpret_cast<uint16_t*>(host.data())[i] = f32_to_bf16(value);
+        } else {
+          host[static_cast<size_t>(i)] = static_cast<std::byte>(f32_to_e4m3(value));
+        }
+      }
+      std::vector<float> scales(4, 0.01F);
+      RawMatrix read;
+      read.values = make_view(host.data(), dtype, Shape{kOut, kIn});
+      if (dtype == DType::f8_e4m3) {
+        read.scale_inv =
+            make_view(reinterpret_cast<std::byte*>(scales.data()), DType::f32, Shape{2, 2});
+      }
+      RawMatrix made = read;
+      made.values.data = nullptr;
+      made.generated = &formula;
+      const ActOperand x = make_activation(random_matrix(random, 5, kIn), ActFormat::bf16);
+      std::vector<GuardedTensor> outs;
+      for (const RawMatrix& raw : {read, made}) {
+        auto weight = backend.backend->prepare_weight(
+            {.role = WeightRole::linear, .parts = std::span(&raw, 1)});
+        REQUIRE(weight);
+        outs.emplace_back(DType::f32, Shape{5, kOut});
+        backend.ops().linear(
+            {.x = x.view(), .weight = weight.value().get(), .out = outs.back().view()},
+            *backend.stream);
+        backend.stream->synchronize();
+      }
+      CHECK(same_bytes(outs[0].view(), outs[1].view()));
     }
   }
 }

@@ -45,6 +45,34 @@ class Stream {
   virtual void synchronize() = 0;
 };
 
+/// A mark in a stream's order. Made by a backend for its own streams.
+class Event {
+ public:
+  virtual ~Event() = default;
+  /// Marks all work given to `stream` so far; again later moves the mark.
+  virtual void record(Stream& stream) = 0;
+  /// Blocks until the work before the mark is done; returns at once when there is no mark.
+  virtual void synchronize() = 0;
+  /// Seconds on the device from `earlier`'s mark to this one; both have been passed.
+  virtual double seconds_since(const Event& earlier) const = 0;
+};
+
+/// Work that was captured once, to be given to a stream as a whole. Reads and writes the same
+/// addresses every time, so it lives no longer than they do.
+class Graph {
+ public:
+  virtual ~Graph() = default;
+  virtual void launch(Stream& stream) = 0;
+};
+
+/// What a device is and can do at best, measured.
+struct DeviceCeilings {
+  std::string name;               ///< for reports: model, multiprocessors, largest clocks
+  double read_bytes_per_s = 0.0;  ///< a kernel that reads memory
+  double copy_bytes_per_s = 0.0;  ///< device to device; read and written bytes counted
+  double launch_s = 0.0;          ///< an empty kernel after another in a graph
+};
+
 /// Owns a block of memory, 256-byte aligned, zeroed. Movable; empty after a move.
 class Buffer {
  public:
@@ -86,6 +114,7 @@ class Backend {
   /// resource_exhausted says how many bytes were asked for and are free.
   virtual Result<Buffer> allocate(int64_t size_bytes, MemoryKind kind) = 0;
   virtual std::unique_ptr<Stream> create_stream() = 0;
+  virtual std::unique_ptr<Event> create_event() = 0;
   /// Same dtype and shape, dense rows; host and device in any combination. The bytes of a host
   /// `src` must stay until the stream has passed.
   virtual void copy(TensorView dst, ConstTensorView src, Stream& stream) = 0;
@@ -99,6 +128,20 @@ class Backend {
   virtual int64_t reserve_bytes(const OpsLimits& limits) const = 0;
   /// The ops of this backend; one step at a time.
   virtual Ops& ops() = 0;
+
+  /// Whether `capture` works. Without it every step is given op by op.
+  virtual bool has_graphs() const { return false; }
+
+  /// Runs `work`, which gives ops and copies to `stream` and waits for nothing: they are kept
+  /// instead of executed. unsupported without has_graphs; resource_exhausted or unavailable when
+  /// the device refuses.
+  virtual Result<std::unique_ptr<Graph>> capture(Stream& stream, const std::function<void()>& work);
+
+  /// Whether prepare_weight makes parts that are `generated`; otherwise their values must be there.
+  virtual bool generates_weights() const { return false; }
+
+  /// Takes about a second and some memory. unsupported where the app measures the host.
+  virtual Result<DeviceCeilings> measure_ceilings();
 };
 
 enum class CpuMode : uint8_t {

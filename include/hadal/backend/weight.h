@@ -14,6 +14,8 @@ namespace hadal {
 
 inline constexpr int64_t kScaleBlock = 128;  ///< rows and columns that share one weight scale
 
+struct GeneratedValues;
+
 /// One matrix slice in host memory. Valid only during prepare_weight.
 struct RawMatrix {
   /// [out, in] f32, bf16, f16 or f8_e4m3; rows dense (a column slice of a larger matrix is fine).
@@ -24,6 +26,8 @@ struct RawMatrix {
   /// Where in its first scale block the slice begins, 0..127: global row (column) modulo 128.
   int64_t row_offset = 0;
   int64_t column_offset = 0;
+  /// Set = values.data is null and a backend with generates_weights() makes the elements.
+  const GeneratedValues* generated = nullptr;
 };
 
 enum class WeightRole : uint8_t {

@@ -48,6 +48,13 @@ class Communicator {
 /// A world of one: every collective is the identity.
 std::unique_ptr<Communicator> make_self_communicator();
 
+/// Rank `rank` of a world whose other ranks do not exist, for measuring one rank's work: sums leave
+/// this rank's part as it is, gathers repeat it, nothing is waited for. `backend`, whose memory it
+/// works on, outlives it.
+std::unique_ptr<Communicator> make_loopback_communicator(Backend& backend,
+                                                         int32_t rank,
+                                                         int32_t world_size);
+
 /// world_size ranks as threads of one process over host memory; element r is rank r's.
 std::vector<std::unique_ptr<Communicator>> make_thread_communicators(int32_t world_size);
 

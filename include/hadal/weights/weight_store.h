@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include <hadal/backend/generated_values.h>
 #include <hadal/base/clock.h>
 #include <hadal/base/result.h>
 #include <hadal/weights/safetensors.h>
@@ -86,6 +87,12 @@ class WeightStore {
   /// or would fail.
   virtual std::optional<FileRange> range(const WeightSpec& /*spec*/,
                                          const WeightSlice& /*slice*/) const {
+    return std::nullopt;
+  }
+
+  /// The rectangle as a formula, where every element follows from one; its `read` gives the same.
+  virtual std::optional<GeneratedValues> generated(const WeightSpec& /*spec*/,
+                                                   const WeightSlice& /*slice*/) const {
     return std::nullopt;
   }
 

@@ -126,4 +126,27 @@ TEST_CASE("SelfCommunicator: collectives are the identity", "[comm]") {
   CHECK(comm->poll_error());
 }
 
+TEST_CASE("loopback: sums keep this rank's part, gathers repeat it", "[comm]") {
+  const auto backend = make_cpu_backend({.num_threads = 1});
+  const auto stream = backend->create_stream();
+  for (const int32_t world : {2, 3, 16}) {
+    const auto comm = make_loopback_communicator(*backend, world - 1, world);
+    CHECK(comm->rank() == world - 1);
+    CHECK(comm->world_size() == world);
+    std::vector<float> part{1.0F, 2.0F, 3.0F};
+    comm->all_reduce_sum(view_of(part, DType::f32), *stream);
+    CHECK(part == std::vector<float>{1.0F, 2.0F, 3.0F});
+    std::vector<float> all(3 * static_cast<size_t>(world), -1.0F);
+    comm->all_gather(view_of(part, DType::f32), view_of(all, DType::f32), *stream);
+    for (size_t i = 0; i < all.size(); ++i) {
+      CHECK(all[i] == part[i % 3]);
+    }
+    for (size_t i = 0; i < all.size(); ++i) {
+      all[i] = static_cast<float>(i);
+    }
+    comm->reduce_scatter_sum(view_of(all, DType::f32), view_of(part, DType::f32), *stream);
+    CHECK(part[0] == static_cast<float>(3 * (world - 1)));
+  }
+}
+
 }  // namespace hadal

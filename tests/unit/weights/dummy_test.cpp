@@ -1,7 +1,9 @@
 // The generator against values computed by an independent numpy program, and slices against the
 // whole.
 #include <cstring>
+#include <span>
 
+#include <hadal/tensor/dtype.h>
 #include <hadal/weights/weight_store.h>
 
 #include "catch.h"
@@ -62,6 +64,24 @@ TEST_CASE("dummy weights: a type that has no recipe is refused by name", "[weigh
   const auto found = make_dummy_weights(0)->find({"x.weight", {2}, StoredType::i64, 1});
   REQUIRE_FALSE(found);
   CHECK_THAT(found.error().message, Catch::Matchers::Contains("'x.weight'"));
+}
+
+TEST_CASE("dummy weights: a slice's formula gives what reading it gives", "[weights]") {
+  const auto store = make_dummy_weights(7);
+  const WeightSpec spec{"model.layers.3.mlp.gate.weight", {16, 24}, StoredType::bf16, 24};
+  const WeightSlice slice{5, 9, 8, 11};
+  const auto formula = store->generated(spec, slice);
+  REQUIRE(formula);
+  std::vector<uint16_t> read(9 * 11);
+  REQUIRE(store->read(spec, slice, std::as_writable_bytes(std::span(read))));
+  for (int64_t row = 0; row < 9; ++row) {
+    for (int64_t column = 0; column < 11; ++column) {
+      const int64_t index = formula->first_index + row * formula->row_indices + column;
+      const float value = formula->factor * generated_unit(formula->start, index);
+      CHECK(read[static_cast<size_t>(row * 11 + column)] == f32_to_bf16(value));
+    }
+  }
+  CHECK_FALSE(store->generated({"model.norm.weight", {24}, StoredType::bf16, 1}, {0, 1, 0, 24}));
 }
 
 }  // namespace

@@ -1,0 +1,326 @@
+// Rows of a decode step all stand at the same position, step after step, so that every step costs
+// the same; their tokens are drawn anew, so that they choose experts as different texts do.
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <thread>
+
+#include <hadal/runtime/step_bench.h>
+
+#include "model_setup.h"
+#include "profile_ops.h"
+#include "rank_worker.h"
+
+namespace hadal {
+namespace {
+
+using Seconds = std::chrono::duration<double>;
+
+constexpr int32_t kWarmUpSteps = 3;
+constexpr int32_t kStepsLeast = 10;
+constexpr int32_t kStepsMost = 2000;
+/// For graphs and for measuring ceilings.
+constexpr int64_t kSpareBytes = int64_t{3} << 30;
+
+int32_t pages_of(int32_t tokens) {
+  return (tokens + kPageTokens - 1) / kPageTokens;
+}
+
+uint64_t next_random(uint64_t& state) {
+  state = state * 6364136223846793005ULL + 1442695040888963407ULL;
+  return state >> 33U;
+}
+
+double at_fraction(const std::vector<double>& sorted, double fraction) {
+  return sorted[static_cast<size_t>(fraction * static_cast<double>(sorted.size() - 1) + 0.5)];
+}
+
+class StepBenchImpl final : public StepBench {
+ public:
+  StepBenchImpl(StepBenchConfig config, DeepseekConfig model)
+      : config_(std::move(config)), model_(std::move(model)) {}
+
+  Status prepare(const ModelSetup& setup);
+
+  Result<StepReport> decode(int32_t batch) override {
+    return measure(batch, config_.context, 1, AttentionForm::generated);
+  }
+
+  Result<StepReport> prefill(int32_t tokens) override {
+    return measure(1, tokens, tokens, AttentionForm::prompt);
+  }
+
+  int64_t weight_bytes() const override { return worker_->model().weight_bytes(); }
+
+  double load_s() const override { return load_s_; }
+
+  Backend& backend() override { return *backend_; }
+
+ private:
+  RankSizes sizes_for(const ModelSetup& setup) const;
+  void fill_pages();
+  BatchPlan plan(int32_t rows, int32_t length, int32_t new_tokens, AttentionForm form);
+  Result<StepReport> measure(int32_t rows, int32_t length, int32_t new_tokens, AttentionForm form);
+  Result<double> run(BatchPlan plan);
+  Status profile(BatchPlan plan, StepReport& report);
+
+  StepBenchConfig config_;
+  DeepseekConfig model_;
+  ProfilingBackend* backend_ = nullptr;  ///< the worker's
+  std::unique_ptr<RankWorker> worker_;
+  RankSizes sizes_;
+  double load_s_ = 0.0;
+  uint64_t step_id_ = 0;
+  uint64_t random_ = 1;
+  std::vector<int32_t> slot_pages_;  ///< how many pages each slot has
+  int32_t next_page_ = 0;
+};
+
+RankSizes StepBenchImpl::sizes_for(const ModelSetup& setup) const {
+  int32_t slots = 1;
+  int32_t tokens = 1;
+  int32_t longest = config_.batches.empty() ? 1 : config_.context;
+  int64_t pages = 1;
+  for (const int32_t batch : config_.batches) {
+    slots = std::max(slots, batch);
+    tokens = std::max(tokens, batch);
+    pages = std::max<int64_t>(pages, int64_t{batch} * pages_of(config_.context));
+  }
+  for (const int32_t prompt : config_.prefills) {
+    tokens = std::max(tokens, prompt);
+    longest = std::max(longest, prompt);
+    pages = std::max<int64_t>(pages, pages_of(prompt));
+  }
+  RankSizes sizes;
+  sizes.kv_dtype = setup.kv_dtype;
+  sizes.limits = {.num_pages = static_cast<int32_t>(std::min<int64_t>(pages, 1 << 24)),
+                  .max_step_tokens = tokens,
+                  .max_slots = slots,
+                  .max_context_tokens = pages_of(longest) * kPageTokens,
+                  .vocab_size = static_cast<int32_t>(model_.vocab_size)};
+  return sizes;
+}
+
+Status StepBenchImpl::prepare(const ModelSetup& setup) {
+  ModelRunnerConfig own = config_.runner;
+  const auto hardware = static_cast<int32_t>(std::thread::hardware_concurrency());
+  own.num_threads = (own.num_threads > 0 ? own.num_threads : std::max(1, hardware)) * own.tp;
+  auto inner = make_rank_backend(own, 0);
+  if (!inner) {
+    return inner.error();
+  }
+  auto backend = std::make_unique<ProfilingBackend>(std::move(inner).value());
+  backend_ = backend.get();
+  auto comm = own.tp > 1 ? make_loopback_communicator(*backend_, config_.rank, own.tp)
+                         : make_self_communicator();
+  worker_ = std::make_unique<RankWorker>(std::move(backend), std::move(comm));
+  sizes_ = sizes_for(setup);
+  const auto start = std::chrono::steady_clock::now();
+  HADAL_RETURN_IF_ERROR(worker_->load({.config = model_,
+                                       .layout = setup.layouts[static_cast<size_t>(config_.rank)],
+                                       .weights = *setup.weights,
+                                       .backend = *backend_,
+                                       .max_positions = sizes_.limits.max_context_tokens}));
+  load_s_ = Seconds(std::chrono::steady_clock::now() - start).count();
+  // Work space comes first in importance: the pool takes what is left, and rows share its pages
+  // when that is too little for each to have its own.
+  const int64_t page_bytes =
+      model_.num_hidden_layers * kPageTokens * model_.kv_width() * size_of(sizes_.kv_dtype);
+  const RunnerLimits& limits = sizes_.limits;
+  const int64_t work =
+      worker_->model().arena_bytes(limits.max_step_tokens) +
+      sampling_bytes(worker_->model().shape().vocab_per_rank, limits.max_step_tokens) +
+      sampler_state_bytes(model_.vocab_size, limits.max_slots) +
+      staging_bytes(limits.max_step_tokens, limits.max_slots, limits.max_context_tokens) +
+      backend_->reserve_bytes(ops_limits(model_,
+                                         worker_->model().layout(),
+                                         limits.max_step_tokens,
+                                         limits.max_slots,
+                                         limits.max_context_tokens)) +
+      kSpareBytes;
+  const int64_t fitting = (backend_->memory_info().free_bytes - work) / page_bytes;
+  const int32_t least = pages_of(sizes_.limits.max_context_tokens);
+  if (fitting < least) {
+    return Error{ErrorCode::resource_exhausted,
+                 "bench step: one row of " + std::to_string(sizes_.limits.max_context_tokens) +
+                     " tokens does not fit beside the weights: " +
+                     std::to_string(backend_->memory_info().free_bytes) + " bytes are free"};
+  }
+  sizes_.limits.num_pages =
+      static_cast<int32_t>(std::min<int64_t>(sizes_.limits.num_pages, fitting));
+  HADAL_RETURN_IF_ERROR(worker_->prepare(sizes_));
+  slot_pages_.assign(static_cast<size_t>(sizes_.limits.max_slots), 0);
+  fill_pages();
+  return ok_status();
+}
+
+/// Cached latents are normalised: every page gets random values in [-1.7, 1.7), the same ones.
+void StepBenchImpl::fill_pages() {
+  const TensorView pool = worker_->kv_pages();
+  std::vector<std::byte> host(static_cast<size_t>(pool.strides[0] * size_of(pool.dtype)));
+  const int64_t count = pool.strides[0];
+  for (int64_t i = 0; i < count; ++i) {
+    const float value =
+        (static_cast<float>(next_random(random_) & 0xffffU) / 32768.0F - 1.0F) * 1.7F;
+    if (pool.dtype == DType::bf16) {
+      reinterpret_cast<uint16_t*>(host.data())[i] = f32_to_bf16(value);
+    } else {
+      reinterpret_cast<float*>(host.data())[i] = value;
+    }
+  }
+  const auto stream = backend_->create_stream();
+  const Shape page{1, pool.shape[1], pool.shape[2], pool.shape[3]};
+  backend_->copy(pool.rows(0, 1), make_view(host.data(), pool.dtype, page), *stream);
+  for (int64_t done = 1; done < pool.shape[0]; done *= 2) {
+    const int64_t more = std::min(done, pool.shape[0] - done);
+    backend_->copy(pool.rows(done, more), pool.rows(0, more), *stream);
+  }
+  stream->synchronize();
+}
+
+BatchPlan StepBenchImpl::plan(int32_t rows,
+                              int32_t length,
+                              int32_t new_tokens,
+                              AttentionForm form) {
+  BatchPlan plan;
+  for (int32_t slot = 0; slot < rows; ++slot) {
+    int32_t& has = slot_pages_[static_cast<size_t>(slot)];
+    SlotUpdate update;
+    update.slot = slot;
+    if (has == 0) {
+      update.reset.emplace();
+      update.reset->sampling.temperature = 0.0F;
+    }
+    for (; has < pages_of(length); ++has) {
+      update.append_pages.push_back(next_page_);
+      next_page_ = (next_page_ + 1) % sizes_.limits.num_pages;
+    }
+    if (update.reset || !update.append_pages.empty()) {
+      plan.slot_updates.push_back(std::move(update));
+    }
+    plan.rows.push_back({.slot = slot,
+                         .kv_begin = length - new_tokens,
+                         .num_tokens = new_tokens,
+                         .form = form,
+                         .num_logits = 1,
+                         .sample = true});
+    for (int32_t i = 0; i < new_tokens; ++i) {
+      plan.tokens.push_back(
+          static_cast<TokenId>(next_random(random_) % static_cast<uint64_t>(model_.vocab_size)));
+    }
+  }
+  return plan;
+}
+
+Result<double> StepBenchImpl::run(BatchPlan plan) {
+  plan.step_id = step_id_++;
+  const auto start = std::chrono::steady_clock::now();
+  const auto result = worker_->run(plan);
+  if (!result) {
+    return result.error();
+  }
+  for (const RowResult& row : result.value().rows) {
+    if (row.has_nan) {
+      return Error{ErrorCode::data_loss, "bench step: logits are not finite"};
+    }
+  }
+  return Seconds(std::chrono::steady_clock::now() - start).count();
+}
+
+Status StepBenchImpl::profile(BatchPlan plan, StepReport& report) {
+  for (const ProfileMode mode : {ProfileMode::routing, ProfileMode::timing}) {
+    backend_->set_mode(mode);
+    if (const auto time = run(plan); !time) {
+      return time.error();
+    }
+    plan.slot_updates.clear();
+  }
+  std::map<std::string, OpTotal> totals;
+  double experts = 0.0;
+  int32_t layers = 0;
+  for (const OpSample& sample : backend_->samples()) {
+    OpTotal& total = totals[sample.name];
+    total.name = sample.name;
+    ++total.calls;
+    total.seconds += sample.seconds;
+    total.bytes += sample.bytes;
+    total.flops += sample.flops;
+    if (sample.experts >= 0) {
+      experts += sample.experts;
+      ++layers;
+    }
+  }
+  backend_->set_mode(ProfileMode::off);
+  report.mean_experts = layers > 0 ? experts / layers : 0.0;
+  for (auto& [name, total] : totals) {
+    report.ops.push_back(std::move(total));
+  }
+  std::sort(report.ops.begin(), report.ops.end(), [](const OpTotal& a, const OpTotal& b) {
+    return a.seconds > b.seconds;
+  });
+  return ok_status();
+}
+
+Result<StepReport> StepBenchImpl::measure(int32_t rows,
+                                          int32_t length,
+                                          int32_t new_tokens,
+                                          AttentionForm form) {
+  HADAL_CHECK(rows > 0 && rows <= sizes_.limits.max_slots && length >= new_tokens &&
+                  length <= sizes_.limits.max_context_tokens &&
+                  rows * new_tokens <= sizes_.limits.max_step_tokens,
+              "bench step: a step that was not configured");
+  std::vector<double> times;
+  double total = 0.0;
+  for (int32_t i = 0; i < kWarmUpSteps + kStepsMost; ++i) {
+    const auto time = run(plan(rows, length, new_tokens, form));
+    if (!time) {
+      return time.error();
+    }
+    if (i >= kWarmUpSteps) {
+      times.push_back(time.value());
+      total += time.value();
+    }
+    if (static_cast<int32_t>(times.size()) >= kStepsLeast && total >= config_.seconds) {
+      break;
+    }
+  }
+  std::sort(times.begin(), times.end());
+  StepReport report;
+  report.num_steps = static_cast<int32_t>(times.size());
+  report.median_s = at_fraction(times, 0.5);
+  report.p10_s = at_fraction(times, 0.1);
+  report.p90_s = at_fraction(times, 0.9);
+  report.kv_pages_wanted = int64_t{rows} * pages_of(length);
+  report.kv_pages = sizes_.limits.num_pages;
+  HADAL_RETURN_IF_ERROR(profile(plan(rows, length, new_tokens, form), report));
+  return report;
+}
+
+}  // namespace
+
+Result<std::unique_ptr<StepBench>> StepBench::create(const StepBenchConfig& config) {
+  if (config.rank < 0 || config.rank >= config.runner.tp) {
+    return Error{ErrorCode::invalid_argument,
+                 "--as-rank: expected 0 to " + std::to_string(config.runner.tp - 1) + ", got " +
+                     std::to_string(config.rank)};
+  }
+  auto setup = make_setup(config.runner);
+  if (!setup) {
+    return setup.error();
+  }
+  int32_t longest = config.batches.empty() ? 0 : config.context;
+  for (const int32_t prompt : config.prefills) {
+    longest = std::max(longest, prompt);
+  }
+  if (longest > setup.value().context_length) {
+    return Error{ErrorCode::invalid_argument,
+                 "bench step: expected at most the model's " +
+                     std::to_string(setup.value().context_length) + " tokens of context, got " +
+                     std::to_string(longest)};
+  }
+  auto bench = std::make_unique<StepBenchImpl>(config, setup.value().model);
+  HADAL_RETURN_IF_ERROR(bench->prepare(setup.value()));
+  return std::unique_ptr<StepBench>(std::move(bench));
+}
+
+}  // namespace hadal

@@ -1,0 +1,112 @@
+// One rank of a shrunken R1, alone: every op of its steps is seen as often as the layers say, with
+// the bytes and operations of its shapes.
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+
+#include <hadal/runtime/step_bench.h>
+
+#include "catch.h"
+
+namespace hadal {
+namespace {
+
+constexpr const char* kSmallR1 = R"({
+  "model_type": "deepseek_v3", "hidden_act": "silu", "eos_token_id": 1, "vocab_size": 1000,
+  "hidden_size": 256, "intermediate_size": 512, "moe_intermediate_size": 256, "num_hidden_layers": 3,
+  "first_k_dense_replace": 1, "num_attention_heads": 4, "num_key_value_heads": 4, "q_lora_rank": 128,
+  "kv_lora_rank": 512, "qk_nope_head_dim": 128, "qk_rope_head_dim": 64, "v_head_dim": 128,
+  "max_position_embeddings": 4096, "rms_norm_eps": 1e-06, "rope_theta": 10000,
+  "n_routed_experts": 16, "n_shared_experts": 1, "num_experts_per_tok": 4, "n_group": 4,
+  "topk_group": 2, "scoring_func": "sigmoid", "topk_method": "noaux_tc", "norm_topk_prob": true,
+  "routed_scaling_factor": 2.5, "tie_word_embeddings": false,
+  "quantization_config": {"activation_scheme": "dynamic", "fmt": "e4m3", "quant_method": "fp8",
+    "weight_block_size": [128, 128]}})";
+
+class ModelDir {
+ public:
+  ModelDir() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "hadal_step_XXXXXX").string();
+    REQUIRE(mkdtemp(pattern.data()) != nullptr);
+    path = pattern;
+    std::ofstream(path / "config.json") << kSmallR1;
+  }
+
+  ModelDir(const ModelDir&) = delete;
+  ModelDir& operator=(const ModelDir&) = delete;
+
+  ~ModelDir() { std::filesystem::remove_all(path); }
+
+  std::filesystem::path path;
+};
+
+const OpTotal& op_of(const StepReport& report, const std::string& name) {
+  for (const OpTotal& op : report.ops) {
+    if (op.name == name) {
+      return op;
+    }
+  }
+  FAIL("no op " << name);
+  return report.ops.front();
+}
+
+TEST_CASE("step bench: a rank of two, alone", "[runtime]") {
+  const ModelDir model;
+  StepBenchConfig config;
+  config.runner.model_dir = model.path;
+  config.runner.load_format = LoadFormat::dummy;
+  config.runner.tp = 2;
+  config.runner.num_threads = 1;
+  config.rank = 1;
+  config.batches = {3};
+  config.context = 100;
+  config.prefills = {70};
+  config.seconds = 0.01;
+  auto bench = StepBench::create(config);
+  REQUIRE(bench);
+
+  const auto decode = bench.value()->decode(3);
+  REQUIRE(decode);
+  CHECK(decode.value().num_steps >= 10);
+  CHECK(decode.value().p10_s <= decode.value().median_s);
+  CHECK(decode.value().median_s <= decode.value().p90_s);
+  CHECK(decode.value().kv_pages_wanted == 6);
+  CHECK(decode.value().mean_experts >= 4);
+  CHECK(decode.value().mean_experts <= 12);
+  CHECK(op_of(decode.value(), "add_norm").calls == 7);
+  CHECK(op_of(decode.value(), "attention_generated").calls == 3);
+  CHECK(op_of(decode.value(), "lm_head 500x256").calls == 1);
+  CHECK(op_of(decode.value(), "lm_head 500x256").flops == 2.0 * 3 * 500 * 256);
+  CHECK(op_of(decode.value(), "moe_down 256x128").calls == 2);
+  // 12 of 3 tokens' choices and the shared expert, three times.
+  CHECK(op_of(decode.value(), "moe_down 256x128").flops == 2.0 * 2 * (12 + 3) * 256 * 128);
+  const OpTotal& attention = op_of(decode.value(), "attention_generated");
+  CHECK(attention.flops == 3 * 2.0 * 3 * (2 * 100 * (576 + 512) + 2 * 256 * 512));
+
+  const auto prefill = bench.value()->prefill(70);
+  REQUIRE(prefill);
+  CHECK(op_of(prefill.value(), "attention_prompt").calls == 3);
+  for (const OpTotal& op : prefill.value().ops) {
+    INFO(op.name);
+    CHECK(op.seconds > 0);
+    CHECK(op.bytes > 0);
+  }
+}
+
+TEST_CASE("step bench: what cannot be measured is refused by name", "[runtime]") {
+  const ModelDir model;
+  StepBenchConfig config;
+  config.runner.model_dir = model.path;
+  config.runner.load_format = LoadFormat::dummy;
+  config.batches = {1};
+  config.rank = 1;
+  auto outside = StepBench::create(config);
+  REQUIRE_FALSE(outside);
+  CHECK(outside.error().message.find("--as-rank") != std::string::npos);
+  config.rank = 0;
+  config.context = 5000;
+  CHECK_FALSE(StepBench::create(config));
+}
+
+}  // namespace
+}  // namespace hadal
