@@ -242,11 +242,17 @@ int fail(int code, const Error& error) {
 int run_bench(const Config& config,
               const Environment& environment,
               const std::vector<std::string>& words) {
-  if (words.size() == 1 && words.front() == "load") {
-    return run_bench_load(config, environment);
-  }
   if (words.size() == 1 && words.front() == "step") {
     return run_bench_step(config, environment);
+  }
+  if (config.runner.device_choice == DeviceChoice::cuda) {
+    return fail(
+        kExitUsage,
+        Error{ErrorCode::unsupported,
+              "--device cuda: expected `hadal bench step`; the other benches measure CPUs"});
+  }
+  if (words.size() == 1 && words.front() == "load") {
+    return run_bench_load(config, environment);
   }
   if (!words.empty() && (words.size() > 1 || words.front() != "engine")) {
     return fail(

@@ -98,7 +98,7 @@ constexpr FlagSpec simulated(FlagSpec spec) {
 
 /// Read by the commands that run or plan a model on a device of choice.
 constexpr FlagSpec on_device(FlagSpec spec) {
-  spec.commands = kServeLike | kGenerate | kReplay;
+  spec.commands = kServeLike | kGenerate | kReplay | kBench;
   return spec;
 }
 
