@@ -175,6 +175,9 @@ void GenerationJob::finish_by_engine(size_t index, const TokenEvent& event) {
     case FinishReason::cancelled:
       fail({503, "the request was cancelled by the server", {}, "cancelled"});
       return;
+    case FinishReason::deadline:
+      fail({504, "the request was not finished within its time", {}, "deadline_exceeded"});
+      return;
     case FinishReason::error:
       fail({503,
             event.error.empty() ? "the engine could not finish the request" : event.error,

@@ -206,7 +206,8 @@ asio::awaitable<void> Session::health_generate(const RequestHead& head) {
   while (!error && !has_answer && !is_drain_over_ && timer.expiry() > system_clock().now()) {
     co_await signal_->async_receive(kAwait);
     for (const TokenQueue::Item& item : flight.queue->take()) {
-      if (item.event.finish == FinishReason::error) {
+      const std::optional<FinishReason> finish = item.event.finish;
+      if (finish == FinishReason::error || finish == FinishReason::deadline) {
         error = ApiError{503, item.event.error, {}, "engine_error"};
       }
       flight.has_ended[item.choice] = item.event.finish.has_value();

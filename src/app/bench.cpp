@@ -36,7 +36,7 @@ class TimingSink final : public TokenSink {
       times_.push_back(system_clock().now());
     }
     if (event.finish) {
-      failed_ = *event.finish == FinishReason::error;
+      failed_ = *event.finish == FinishReason::error || *event.finish == FinishReason::deadline;
       num_ended_.fetch_add(1, std::memory_order_release);
       num_ended_.notify_one();
     }

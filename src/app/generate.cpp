@@ -76,7 +76,7 @@ int print_answer(WaitingSink& sink, OutputParser& parser) {
     if (event.finish) {
       std::fputs(parser.finish().content.c_str(), stdout);
       std::fputc('\n', stdout);
-      if (*event.finish == FinishReason::error) {
+      if (*event.finish == FinishReason::error || *event.finish == FinishReason::deadline) {
         return fail(kExitInternal, Error{ErrorCode::unavailable, event.error});
       }
       return kExitOk;

@@ -191,7 +191,7 @@ Status warm_up(Engine& engine, const Tokenizer& tokenizer) {
   }
   while (true) {
     const TokenEvent event = sink->next();
-    if (event.finish == FinishReason::error) {
+    if (event.finish == FinishReason::error || event.finish == FinishReason::deadline) {
       return Error{ErrorCode::unavailable, "warm-up: " + event.error};
     }
     if (event.finish) {

@@ -64,7 +64,7 @@ void EngineMeter::on_event(const TokenEvent& event, RequestTimes& times, TimePoi
     return;
   if (*event.finish == FinishReason::cancelled) {
     metrics_.requests_cancelled_total.add();
-  } else if (*event.finish == FinishReason::error) {
+  } else if (*event.finish == FinishReason::error || *event.finish == FinishReason::deadline) {
     metrics_.requests_failed_total.add();
   } else {
     metrics_.requests_finished_total.add();

@@ -60,16 +60,16 @@ void Scheduler::Impl::advance_to(TimePoint time) {
   cache.set_now(now);
   while (!deadlines.empty() && deadlines.begin()->first <= now) {
     Sequence& late = *sequences.at(deadlines.begin()->second);
-    end_sequence(late, "the request's deadline has passed");
+    end_sequence(late, FinishReason::deadline, "the request's deadline has passed");
   }
 }
 
-/// `error` empty = cancelled.
-void Scheduler::Impl::end_sequence(Sequence& sequence, const std::string& error) {
-  if (error.empty())
-    finish(sequence, make_event(sequence), FinishReason::cancelled);
-  else
-    fail(sequence, error);
+void Scheduler::Impl::end_sequence(Sequence& sequence,
+                                   FinishReason reason,
+                                   const std::string& error) {
+  TokenEvent event = make_event(sequence);
+  event.error = error;
+  finish(sequence, std::move(event), reason);
   if (!is_in_flight(sequence))
     release(sequence);
 }
@@ -147,7 +147,8 @@ void Scheduler::cancel(RequestId id, std::string error) {
   const auto found = impl_->sequences.find(id);
   if (found == impl_->sequences.end() || found->second->state == SequenceState::retiring)
     return;
-  impl_->end_sequence(*found->second, error);
+  impl_->end_sequence(
+      *found->second, error.empty() ? FinishReason::cancelled : FinishReason::error, error);
 }
 
 void Scheduler::advance_to(TimePoint now) {

@@ -122,7 +122,7 @@ struct Scheduler::Impl {
 
   // scheduler.cpp
   void advance_to(TimePoint time);
-  void end_sequence(Sequence& sequence, const std::string& error);
+  void end_sequence(Sequence& sequence, FinishReason reason, const std::string& error);
   bool is_in_flight(const Sequence& sequence) const;
 
   /// Free pages and those that eviction can free.

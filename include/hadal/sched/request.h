@@ -18,7 +18,13 @@ namespace hadal {
 using RequestId = uint64_t;
 
 /// Why a sequence ended; every accepted request gets exactly one of these.
-enum class FinishReason : uint8_t { stop, length, cancelled, error };
+enum class FinishReason : uint8_t {
+  stop,
+  length,
+  cancelled,
+  error,     ///< see TokenEvent::error
+  deadline,  ///< GenerateRequest::deadline came first; `error` says so
+};
 
 /// One sequence to generate; already validated against the model's limits by the caller.
 struct GenerateRequest {
@@ -32,7 +38,7 @@ struct GenerateRequest {
   std::string cache_namespace;  ///< prefixes are shared only inside one namespace
   std::string share_key;        ///< whose share of the machine it uses: a tenant, an API key
   double share_weight = 1.0;    ///< of that key, positive: 2 may use twice as much as 1
-  TimePoint deadline = TimePoint::max();  ///< then it ends with finish = error
+  TimePoint deadline = TimePoint::max();  ///< then it ends with finish = deadline
 };
 
 struct TokenEvent {
@@ -46,7 +52,7 @@ struct TokenEvent {
   int32_t num_cached_tokens = 0;  ///< prompt tokens served from the radix cache
   std::optional<FinishReason> finish;
   std::optional<TokenId> matched_stop_token;
-  std::string error;  ///< with finish == error: what the client is told
+  std::string error;  ///< with finish == error or deadline: what the client is told
 };
 
 /// Called on the engine thread, in order, ending with exactly one event that has `finish`. Must not

@@ -86,7 +86,7 @@ class Scheduler {
   void cancel(RequestId id, std::string error = {});
 
   /// The time for all that follows; never goes back. Sequences whose deadline has come end now, as
-  /// if by cancel(), with finish = error.
+  /// if by cancel(), with finish = deadline.
   void advance_to(TimePoint now);
 
   /// The next step, or nothing when there is no work or the step in flight must retire first; then

@@ -279,6 +279,20 @@ TEST_CASE("chat streams: logprobs travel with their tokens", "[api]") {
   CHECK(joined(events, 0, "content") == "a好");
 }
 
+TEST_CASE("chat: a passed deadline is 504, told apart from what the server refuses", "[api]") {
+  JobFixture fixture;
+  auto job = fixture.chat(user_body({{"n", 1}}));
+  feed(*job, 0, "a");
+  TokenEvent event = finish_event(FinishReason::deadline);
+  event.error = "the request's deadline has passed";
+  job->on_event(0, event);
+  REQUIRE(job->is_done());
+  REQUIRE(job->error());
+  CHECK(job->error()->status == 504);
+  CHECK(job->error()->code == "deadline_exceeded");
+  CHECK(job->error()->type() == "server_error");
+}
+
 TEST_CASE("chat streams: an error ends the stream with its event and the end mark", "[api]") {
   JobFixture fixture;
   auto job = fixture.chat(user_body({{"stream", true}, {"n", 2}}));

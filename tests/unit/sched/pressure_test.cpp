@@ -188,7 +188,7 @@ TEST_CASE("Scheduler: deadlines end waiting and running sequences", "[sched]") {
   driver.collect();
   CHECK(driver.finishes.count(a) == 0);
   REQUIRE(driver.finishes.count(b) == 1);
-  CHECK(driver.finishes.at(b) == FinishReason::error);
+  CHECK(driver.finishes.at(b) == FinishReason::deadline);
   CHECK(driver.errors.at(b).find("deadline") != std::string::npos);
   REQUIRE(driver.plan());
   driver.scheduler.advance_to(start + std::chrono::seconds(2));
