@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Does the simulator tell the truth? Replays one trace against hadal-mini over HTTP and in `hadal simulate`.
 
-  bench/sched/validate.py --hadal build/release/hadal --result bench/results/DATE-sim-validation.json
+  bench/sched/validate.py                       with build/release/hadal; writes bench/results/DATE-sched-validation.json
 
 Measures a table of step times on the running server (decode at several batches and contexts, prefill at
 several sizes and prefixes), replays the `long-document` workload scaled to hadal-mini's context, simulates
@@ -9,9 +9,11 @@ the same trace with that table and pool, and compares TTFT and TPOT at p50 and p
 status 1 when one differs by more than --tolerance (15 %). Wants an otherwise idle machine.
 """
 import argparse
+import datetime
 import json
 import math
 import pathlib
+import re
 import statistics
 import subprocess
 import sys
@@ -195,9 +197,10 @@ def main():
     parser.add_argument("--kv-tokens", type=int, default=24_000)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--tolerance", type=float, default=0.15)
-    parser.add_argument("--result", type=pathlib.Path)
+    parser.add_argument("--result", type=pathlib.Path, help="default bench/results/DATE-sched-validation.json; - = none")
     options = parser.parse_args()
-    flags = ["--max-total-tokens", str(options.kv_tokens), "--max-running-requests", "16"]
+    flags = ["--max-total-tokens", str(options.kv_tokens), "--max-running-requests", "16", "--max-queue-wait-ms", "0"]
+    load_before = pathlib.Path("/proc/loadavg").read_text().split()[0]
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         trace_file, table_file, requests_file = (folder / n for n in ("trace.jsonl", "table.json", "requests.jsonl"))
@@ -226,9 +229,15 @@ def main():
         off = expected[name] / value - 1 if value else float("inf")
         worst = max(worst, abs(off))
         print(f"{name:12s} measured {value:9.3f}   simulated {expected[name]:9.3f}   {100 * off:+6.1f} %")
-    if options.result:
-        options.result.write_text(json.dumps(
-            {"command": " ".join(["bench/sched/validate.py", *sys.argv[1:]]), "requests": len(answers),
+    git = lambda *words: subprocess.run(["git", "-C", str(ROOT), *words], stdout=subprocess.PIPE, text=True).stdout.strip()
+    machine = re.search(r"model name\s*:\s*(.*)", pathlib.Path("/proc/cpuinfo").read_text())
+    result = options.result or ROOT / "bench/results" / f"{datetime.date.today().isoformat()}-sched-validation.json"
+    if result != pathlib.Path("-"):
+        result.write_text(json.dumps(
+            {"command": " ".join(["bench/sched/validate.py", *sys.argv[1:]]),
+             "commit": git("rev-parse", "--short=12", "HEAD") + ("-dirty" if git("status", "--porcelain") else ""),
+             "machine": machine.group(1).strip() if machine else "unknown processor",
+             "load_average_1_min": float(load_before), "tolerance": options.tolerance, "requests": len(answers),
              "request_overhead_ms": overhead_ms, "step_table": table, "measured": measured,
              "simulated": expected, "largest_difference": worst}, indent=1) + "\n")
     return 0 if worst <= options.tolerance else 1
