@@ -105,6 +105,10 @@ uint64_t PlanLedger::record(const StepResult& result) {
   Hash hash;
   for (const RowResult& row : result.rows) {
     hash.add_pair(row.slot, row.token);
+    if (row.num_accepted > 0 || !row.drafts.empty()) {
+      hash.add_pair(row.num_accepted, static_cast<int32_t>(row.drafts.size()));
+      hash.add_ints(row.drafts);
+    }
     if (row.token >= 0) {
       last_tokens_[row.slot] = row.token;
     }

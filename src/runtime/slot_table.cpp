@@ -90,6 +90,10 @@ Status SlotTable::check_row(const PlanRow& row) const {
     return bad_plan(who + ": num_logits " + std::to_string(row.num_logits) + " of " +
                     std::to_string(row.num_tokens) + " tokens");
   }
+  if (row.sample && row.form == AttentionForm::generated && row.num_logits > 1) {
+    return bad_plan(who + ": " + std::to_string(row.num_logits - 1) +
+                    " drafts, but nothing here verifies drafts");
+  }
   if (row.form != AttentionForm::prompt && row.form != AttentionForm::generated) {
     return bad_plan(who + ": unknown attention form");
   }

@@ -233,18 +233,68 @@ Sequence& Scheduler::Impl::choose_victim() const {
 }
 
 void Scheduler::Impl::plan_decodes(BatchPlan& plan, StepBudget& budget) {
+  const auto is_decode = [](const Sequence* sequence) {
+    return sequence->needs_row() && !sequence->is_prefilling();
+  };
+  auto num_left = static_cast<int32_t>(std::count_if(running.begin(), running.end(), is_decode));
+  int32_t num_spare_pages = num_available() - count_decode_pages();
   for (Sequence* sequence : running) {
-    if (!sequence->needs_row() || sequence->is_prefilling())
+    if (!is_decode(sequence))
       continue;
-    if (sequence->computed == static_cast<int32_t>(sequence->pages.size()) * kPageTokens) {
+    const int32_t num_drafts = num_drafts_to_verify(*sequence, budget, --num_left, num_spare_pages);
+    const int32_t end = sequence->computed + 1 + num_drafts;
+    const bool needs_page =
+        sequence->computed == static_cast<int32_t>(sequence->pages.size()) * kPageTokens;
+    for (bool is_first = needs_page; static_cast<int32_t>(sequence->pages.size()) < pages_for(end);
+         is_first = false) {
+      num_spare_pages -= is_first ? 0 : 1;
       sequence->pages.push_back(take_page());
       add_update(sequence->slot, plan).append_pages.push_back(sequence->pages.back());
     }
-    add_rows(*sequence, sequence->computed, sequence->computed + 1, plan);
-    --budget.step_tokens;
-    ++budget.work.num_decodes;
+    add_decode_row(*sequence, num_drafts, plan);
+    budget.step_tokens -= 1 + num_drafts;
+    budget.scoring_logits -= num_drafts;
+    budget.work.num_decodes += 1 + num_drafts;
   }
   HADAL_CHECK(budget.step_tokens >= 0, "scheduler: more decodes than max_step_tokens");
+}
+
+/// As many of the sequence's drafts as there is room for beside the decodes that are left, and that
+/// can become part of its answer. They take spare pages only, and never make anybody give way.
+int32_t Scheduler::Impl::num_drafts_to_verify(const Sequence& sequence,
+                                              const StepBudget& budget,
+                                              int32_t num_decodes_left,
+                                              int32_t num_spare_pages) const {
+  if (sequence.drafts.empty() || sequence.num_pending_samples > 0 ||
+      sequence.computed + 1 != sequence.num_known())
+    return 0;
+  const auto held = static_cast<int32_t>(sequence.pages.size());
+  const int32_t own_page = sequence.computed == held * kPageTokens ? 1 : 0;
+  const int32_t room_in_pages =
+      (held + own_page + std::max(0, num_spare_pages)) * kPageTokens - sequence.computed - 1;
+  const int32_t most = std::min({static_cast<int32_t>(sequence.drafts.size()),
+                                 sequence.num_remaining() - 1,
+                                 budget.step_tokens - 1 - num_decodes_left,
+                                 budget.scoring_logits,
+                                 room_in_pages});
+  return std::max(0, most);
+}
+
+void Scheduler::Impl::add_decode_row(Sequence& sequence, int32_t num_drafts, BatchPlan& plan) {
+  const int32_t begin = sequence.computed;
+  if (num_drafts == 0) {
+    add_rows(sequence, begin, begin + 1, plan);
+  } else {
+    PlanRow row;
+    row.slot = sequence.slot;
+    row.kv_begin = begin;
+    row.num_tokens = 1 + num_drafts;
+    row.form = AttentionForm::generated;
+    row.sample = true;
+    row.num_logits = row.num_tokens;
+    sequence.drafts.resize(static_cast<size_t>(num_drafts));
+    add_row(sequence, row, plan);
+  }
 }
 
 void Scheduler::Impl::plan_chunk(Sequence& sequence, BatchPlan& plan, StepBudget& budget) {
@@ -316,12 +366,17 @@ void Scheduler::Impl::add_rows(Sequence& sequence, int32_t begin, int32_t end, B
 void Scheduler::Impl::add_row(Sequence& sequence, const PlanRow& row, BatchPlan& plan) {
   const int32_t end = row.kv_begin + row.num_tokens;
   plan.rows.push_back(row);
-  for (int32_t i = row.kv_begin; i < end; ++i)
+  const int32_t num_drafts =
+      row.sample && row.form == AttentionForm::generated && row.num_logits > 1 ? row.num_logits - 1
+                                                                               : 0;
+  for (int32_t i = row.kv_begin; i < end - num_drafts; ++i)
     plan.tokens.push_back(i < sequence.num_known() ? sequence.tokens[static_cast<size_t>(i)]
                                                    : kTokenFromDevice);
+  if (num_drafts > 0)
+    plan.tokens.insert(plan.tokens.end(), sequence.drafts.begin(), sequence.drafts.end());
   PlannedStep& step = in_flight.back();
   const bool ends_scoring = sequence.request.max_new_tokens == 0 && end == sequence.num_prompt;
-  step.rows.push_back({row.slot, end, row.num_logits, row.sample, ends_scoring});
+  step.rows.push_back({row.slot, end, row.num_logits, num_drafts, row.sample, ends_scoring});
   sequence.computed = end;
   sequence.last_step = step.step_id;
   if (row.sample)

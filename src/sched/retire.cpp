@@ -49,7 +49,7 @@ void Scheduler::Impl::commit(const StepResult& result, double step_seconds) {
 
 void Scheduler::Impl::commit_row(const PlannedStep::Row& row, const RowResult* result) {
   Sequence& sequence = *slots[static_cast<size_t>(row.slot)];
-  sequence.retired = std::max(sequence.retired, row.kv_end);
+  sequence.retired = std::max(sequence.retired, row.kv_end - row.num_drafts);
   if (row.samples)
     --sequence.num_pending_samples;
   if (result == nullptr)
@@ -69,9 +69,13 @@ void Scheduler::Impl::commit_row(const PlannedStep::Row& row, const RowResult* r
     sequence.prompt_top_logprobs.insert(
         sequence.prompt_top_logprobs.end(), result->prompt_top.begin(), result->prompt_top.end());
   }
-  if (row.samples)
+  if (row.num_drafts > 0)
+    accept_drafts(sequence, row, *result);
+  else if (row.samples)
     append_token(sequence, *result);
-  else if (row.ends_scoring)
+  if (row.samples && sequence.state == SequenceState::running)
+    keep_drafts(sequence, *result);
+  if (row.ends_scoring)
     finish(sequence, make_event(sequence), FinishReason::length);
 }
 
@@ -83,6 +87,42 @@ TokenEvent Scheduler::Impl::make_event(Sequence& sequence) {
   event.prompt_top_logprobs = std::exchange(sequence.prompt_top_logprobs, {});
   sequence.has_sent_event = true;
   return event;
+}
+
+/// The sequence goes on after the accepted drafts and the token that was sampled behind them; the
+/// positions of the rejected ones are computed again. One event a token, as without drafts.
+void Scheduler::Impl::accept_drafts(Sequence& sequence,
+                                    const PlannedStep::Row& row,
+                                    const RowResult& result) {
+  const int32_t num_accepted = result.num_accepted;
+  HADAL_CHECK(num_accepted >= 0 && num_accepted <= row.num_drafts,
+              "scheduler: " + std::to_string(num_accepted) + " of " +
+                  std::to_string(row.num_drafts) + " drafts accepted");
+  sequence.computed = row.kv_end - row.num_drafts + num_accepted;
+  const std::vector<TokenId> drafts = std::exchange(sequence.drafts, {});
+  for (size_t i = 0; i < static_cast<size_t>(num_accepted); ++i) {
+    RowResult accepted;
+    accepted.token = drafts[i];
+    if (i < result.prompt_logprobs.size())
+      accepted.logprob = result.prompt_logprobs[i].logprob;
+    if (i < result.prompt_top.size())
+      accepted.top = result.prompt_top[i];
+    append_token(sequence, accepted);
+    if (sequence.state != SequenceState::running)
+      return;  // a draft was a stop token: what was accepted behind it is nobody's
+    sequence.retired = std::max(sequence.retired, sequence.num_known());
+  }
+  append_token(sequence, result);
+}
+
+void Scheduler::Impl::keep_drafts(Sequence& sequence, const RowResult& result) {
+  const size_t count =
+      std::min(result.drafts.size(), static_cast<size_t>(std::max(0, config.max_draft_tokens)));
+  sequence.drafts.assign(result.drafts.begin(),
+                         result.drafts.begin() + static_cast<ptrdiff_t>(count));
+  for (const TokenId token : sequence.drafts)
+    HADAL_CHECK(token >= 0 && token < config.vocab_size,
+                "scheduler: draft token " + std::to_string(token));
 }
 
 void Scheduler::Impl::append_token(Sequence& sequence, const RowResult& result) {
@@ -185,6 +225,7 @@ void Scheduler::Impl::retract(Sequence& sequence) {
   sequence.slot = -1;
   sequence.prompt_logprobs.clear();
   sequence.prompt_top_logprobs.clear();
+  sequence.drafts.clear();
   sequence.match = PrefixMatch{};
   sequence.match_version = 0;
   running.erase(std::find(running.begin(), running.end(), &sequence));

@@ -28,6 +28,7 @@ struct PlannedStep {
     SlotId slot = 0;
     int32_t kv_end = 0;
     int32_t num_logits = 0;
+    int32_t num_drafts = 0;
     bool samples = false;
     bool ends_scoring = false;  ///< last row of a prompt without anything to generate
   };
@@ -81,6 +82,11 @@ struct Scheduler::Impl {
   void make_room_for_decodes();
   Sequence& choose_victim() const;
   void plan_decodes(BatchPlan& plan, StepBudget& budget);
+  int32_t num_drafts_to_verify(const Sequence& sequence,
+                               const StepBudget& budget,
+                               int32_t num_decodes_left,
+                               int32_t num_spare_pages) const;
+  void add_decode_row(Sequence& sequence, int32_t num_drafts, BatchPlan& plan);
   void plan_chunk(Sequence& sequence, BatchPlan& plan, StepBudget& budget);
   int32_t chunk_end(const Sequence& sequence, int32_t computed, const StepBudget& budget) const;
   void add_rows(Sequence& sequence, int32_t begin, int32_t end, BatchPlan& plan);
@@ -111,6 +117,8 @@ struct Scheduler::Impl {
   // retire.cpp
   void commit(const StepResult& result, double step_seconds);
   void commit_row(const PlannedStep::Row& row, const RowResult* result);
+  void accept_drafts(Sequence& sequence, const PlannedStep::Row& row, const RowResult& result);
+  void keep_drafts(Sequence& sequence, const RowResult& result);
   void append_token(Sequence& sequence, const RowResult& result);
   void publish(Sequence& sequence);
   void finish(Sequence& sequence, TokenEvent event, FinishReason reason);

@@ -37,6 +37,7 @@ struct Sequence {
   int32_t computed = 0;
   int32_t retired = 0;
   int32_t num_pending_samples = 0;  ///< tokens that steps in flight sample
+  std::vector<TokenId> drafts;      ///< to be verified by its next row
   uint64_t last_step = 0;           ///< newest step with a row of this sequence
   bool publishes = false;           ///< whole prompt pages enter the cache as they retire
   ShareId share = -1;
@@ -68,7 +69,8 @@ struct Sequence {
 
   bool is_prefilling() const { return num_planned() - computed > 1 || computed < num_prompt; }
 
-  /// False when the steps in flight already bring the last token.
+  /// False when the steps in flight already bring the last token, or verify drafts: how far they
+  /// get is not known yet (`computed` is then beyond num_planned()).
   bool needs_row() const {
     return computed < num_planned() &&
            (request.max_new_tokens == 0 ||

@@ -78,6 +78,9 @@ struct PageCopy {
 /// `num_tokens` new tokens of one slot at positions kv_begin, kv_begin + 1, ... A sequence may have
 /// two rows in one step (the end of its prompt and recomputed generated tokens), in order of
 /// position.
+///
+/// A generated row that samples with num_logits > 1 verifies drafts: its first token is known, the
+/// others are guesses, and all have logits. The KV of rejected ones is written again by later rows.
 struct PlanRow {
   SlotId slot = 0;
   int32_t kv_begin = 0;
@@ -112,6 +115,10 @@ struct TokenLogprob {
 struct RowResult {
   SlotId slot = 0;
   TokenId token = -1;  ///< -1 when the row did not sample
+  /// Of a row that verifies drafts: so many of them, from the first on, are what sampling gave, and
+  /// `token` is what it gave after the last of them.
+  int32_t num_accepted = 0;
+  std::vector<TokenId> drafts;  ///< guesses for the tokens after `token`, nearest first
   float logprob = 0.0F;
   std::vector<TokenLogprob> top;  ///< num_top_logprobs best, best first
   /// For rows with num_logits > 1 and logprobs: num_logits - 1 entries, entry i is about the row's

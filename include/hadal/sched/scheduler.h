@@ -42,6 +42,9 @@ struct SchedulerConfig {
   int32_t num_host_pages = 0;  ///< of the host tier: where evicted pages are kept; 0 = nowhere
   /// Pages that one step brings back from the host tier at most, while something else runs.
   int32_t max_pages_back_per_step = 32;
+  /// Drafts (RowResult::drafts) of one sequence that a step verifies at most; 0 = drafts are
+  /// dropped. A sequence whose drafts are in flight gets its next row when they have been verified.
+  int32_t max_draft_tokens = 0;
   uint64_t policy_seed = 0;
   double conservativeness = 1.0;
 };

@@ -104,6 +104,12 @@ TEST_CASE("ledger: ids from the device count as what was sampled", "[cluster]") 
   BatchPlan known = decode_plan(2, 3);
   known.tokens = {41};
   CHECK(a.consumed(known) == a.consumed(decode_plan(2, 3)));
+  sampled.rows[0].token = 41;
+  sampled.rows[0].num_accepted = 1;
+  CHECK(a.record(sampled) != hash);
+  sampled.rows[0].num_accepted = 0;
+  sampled.rows[0].drafts = {7};
+  CHECK(a.record(sampled) != hash);
 }
 
 TEST_CASE("ledger: records survive the wire and damage does not pass", "[cluster]") {

@@ -20,7 +20,8 @@ struct Operation {
 };
 
 /// How often the interesting things happened, so that a test that no longer meets them fails.
-using Coverage = std::array<int64_t, 4>;
+inline constexpr size_t kNumCoverage = 6;
+using Coverage = std::array<int64_t, kNumCoverage>;
 
 class PropertyMachine {
  public:
@@ -34,8 +35,8 @@ class PropertyMachine {
 
 struct PropertyMachineKind {
   std::string_view name;
-  int num_operations;  ///< of one seed
-  std::array<std::string_view, 4> coverage_names;
+  int num_operations;                                         ///< of one seed
+  std::array<std::string_view, kNumCoverage> coverage_names;  ///< empty = not counted
   std::unique_ptr<PropertyMachine> (*make)(uint32_t seed);
   std::vector<Operation> (*generate)(uint32_t seed, int count);
   std::string (*describe)(const Operation& operation);

@@ -194,6 +194,8 @@ bool run_machine(const PropertyMachineKind& kind, const Options& options) {
               kind.num_operations);
   bool is_covered = true;
   for (size_t i = 0; i < kind.coverage_names.size(); ++i) {
+    if (kind.coverage_names[i].empty())
+      continue;
     const int64_t count = shared().coverage[i];
     std::printf(
         ", %lld %s", static_cast<long long>(count), std::string(kind.coverage_names[i]).c_str());

@@ -70,6 +70,13 @@ class SchedulerHarness {
 
   void flush() { scheduler_.flush_cache(); }
 
+  /// From now on steps take some time, so that the budgets that are learned from it apply.
+  void time_steps() { times_steps_ = true; }
+
+  int64_t num_drafts_accepted() const { return num_drafts_accepted_; }
+
+  int64_t num_drafts_rejected() const { return num_drafts_rejected_; }
+
   const Record& record(RequestId id) const { return records_.at(id); }
 
   const BatchPlan& last_plan() const { return last_plan_; }
@@ -115,6 +122,8 @@ class SchedulerHarness {
   void check_retractions(int64_t num_retracted, bool was_idle);
   void apply_updates(const BatchPlan& plan, Step& step);
   void run_row(const PlanRow& row, std::span<const TokenId> tokens, Step& step);
+  void verify_drafts(const PlanRow& row, std::span<const TokenId> tokens, RowResult& result);
+  std::vector<TokenId> guess_drafts(RequestId id, int32_t position) const;
   void check_prefix(const Slot& slot, int32_t num_tokens);
   void check_in_flight(const Step& step) const;
   void collect();
@@ -131,6 +140,9 @@ class SchedulerHarness {
   std::set<RequestId> poisoned_;
   std::set<RequestId> running_;    ///< surely: had a row or a slot since the last retraction
   std::set<RequestId> uncertain_;  ///< running or retracted: no row in a plan that retracted
+  bool times_steps_ = false;
+  int64_t num_drafts_accepted_ = 0;
+  int64_t num_drafts_rejected_ = 0;
   RequestId next_id_ = 1;
   uint64_t last_step_id_ = 0;
 };

@@ -36,6 +36,8 @@ SchedulerConfig random_config(uint32_t seed) {
   config.conservativeness = rng() % 2 == 0 ? 0.0 : 1.0;
   config.num_host_pages = pick({0, 0, 3, 8, 30});
   config.max_pages_back_per_step = pick({1, 2, 32});
+  config.max_draft_tokens = pick({0, 0, 1, 3, 8});
+  config.max_decode_stretch = pick({0, 2});
   config.eviction = static_cast<EvictionPolicy>(rng() % 3);
   return config;
 }
@@ -61,7 +63,10 @@ SchedulerHarness::Ask random_ask(uint32_t seed) {
 
 class SchedulerMachine final : public PropertyMachine {
  public:
-  explicit SchedulerMachine(uint32_t seed) : harness_(random_config(seed)) {}
+  explicit SchedulerMachine(uint32_t seed) : harness_(random_config(seed)) {
+    if (seed % 2 == 0)
+      harness_.time_steps();
+  }
 
   void apply(const Operation& operation) override {
     const auto target = ids_.find(operation.target);
@@ -111,6 +116,8 @@ class SchedulerMachine final : public PropertyMachine {
     coverage[1] += harness_.stats().num_cached_tokens;
     coverage[2] += num_cancelled_in_flight_;
     coverage[3] += num_copies_;
+    coverage[4] += harness_.num_drafts_accepted();
+    coverage[5] += harness_.num_drafts_rejected();
   }
 
  private:
@@ -182,7 +189,12 @@ std::string describe(const Operation& operation) {
 const PropertyMachineKind kSchedulerMachine = {
     "scheduler",
     200,
-    {"retractions", "cached tokens", "cancels in flight", "page copies"},
+    {"retractions",
+     "cached tokens",
+     "cancels in flight",
+     "page copies",
+     "accepted drafts",
+     "rejected drafts"},
     [](uint32_t seed) -> std::unique_ptr<PropertyMachine> {
       return std::make_unique<SchedulerMachine>(seed);
     },
