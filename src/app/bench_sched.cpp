@@ -2,6 +2,7 @@
 // R1's 16 GPUs as the roofline has them: reuse against its bounds, overload, tenants, an hour.
 #include <chrono>
 #include <cstdio>
+#include <tuple>
 
 #include <nlohmann/json.hpp>
 
@@ -101,14 +102,18 @@ class SchedBench {
       // Running requests need room beside what is cached.
       config.scheduler.num_pages =
           static_cast<int32_t>(share * working_set) + (share == 1.0 ? working_set : 0);
-      for (const SchedulePolicy policy : {SchedulePolicy::lpm, SchedulePolicy::fcfs}) {
+      const std::tuple<const char*, SchedulePolicy, EvictionPolicy> policies[] = {
+          {"lpm", SchedulePolicy::lpm, EvictionPolicy::lru},
+          {"lpm_lfu", SchedulePolicy::lpm, EvictionPolicy::lfu},
+          {"fcfs", SchedulePolicy::fcfs, EvictionPolicy::lru}};
+      for (const auto& [policy_name, policy, eviction] : policies) {
         config.scheduler.policy = policy;
+        config.scheduler.eviction = eviction;
         auto run = simulate(trace.value(), config);
         if (!run) {
           return run.error();
         }
         const sim::Report& report = run.value().report;
-        const char* policy_name = policy == SchedulePolicy::lpm ? "lpm" : "fcfs";
         const char* share_name = share == 1.0 ? "whole" : "quarter";
         entry[share_name][policy_name] = {
             {"pages", config.scheduler.num_pages},
@@ -116,13 +121,17 @@ class SchedBench {
             {"hit_rate_infinite_cache", report.bounds.rate(report.bounds.infinite)},
             {"hit_rate_belady", report.bounds.rate(report.bounds.belady)},
             {"hit_rate_whole_prompts", report.bounds.rate(report.bounds.whole_prompt)},
+            // What is computed instead of served from the cache, against no cache and that one.
+            {"computed_of_no_cache", 1.0 - report.hit_rate},
+            {"computed_of_whole_prompts",
+             (1.0 - report.hit_rate) / (1.0 - report.bounds.rate(report.bounds.whole_prompt))},
             {"ttft_p50_s", report.ttft.p50},
             {"ttft_p99_s", report.ttft.p99},
             {"makespan_s", report.makespan_s},
             {"retractions", report.num_retractions}};
         std::fprintf(
             stderr,
-            "%-14s %4.1f/s %-7s %-4s hit %6.2f %%  infinite %6.2f %%  Belady %6.2f %%  whole "
+            "%-14s %4.1f/s %-7s %-7s hit %6.2f %%  infinite %6.2f %%  Belady %6.2f %%  whole "
             "prompts %6.2f %%  TTFT p50 %8.1f p99 %9.1f ms\n",
             kind,
             rate,

@@ -406,12 +406,12 @@ constexpr FlagSpec kFlags[] = {
     later(honoured("hicache-size", K::integer, "by ratio", "the same in GB of host memory a node")),
     refused(G::sglang_b, "hicache-storage-path", K::path, "there is no disk tier"),
     refused(G::sglang_b, "hicache-storage-backend", K::text, "there is no disk tier"),
-    later(honoured("radix-eviction-policy",
-                   K::text,
-                   "lru",
-                   "which unused page of the radix cache goes first",
-                   "",
-                   "lru,lfu,priority")),
+    simulated(later(honoured("radix-eviction-policy",
+                             K::text,
+                             "lru",
+                             "which unused page of the radix cache goes first",
+                             "",
+                             "lru,lfu,priority"))),
     simulated(
         later(honoured("max-queued-requests", K::integer, "1024", "queue length; more gets 429"))),
 

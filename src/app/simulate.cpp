@@ -124,6 +124,7 @@ sim::SimConfig make_sim_config(const Config& config, int64_t kv_tokens) {
   scheduler.max_decode_stretch = engine.max_decode_stretch;
   scheduler.policy = engine.policy;
   scheduler.enable_radix_cache = engine.enable_radix_cache;
+  scheduler.eviction = engine.eviction;
   scheduler.policy_seed = engine.policy_seed;
   scheduler.conservativeness = engine.schedule_conservativeness;
   out.queue = {engine.max_queued_requests, engine.max_queued_tokens, engine.max_queue_wait_s};

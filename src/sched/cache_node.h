@@ -36,7 +36,7 @@ struct CacheNode {
   ListLinks device_links;  ///< with refs == 0 and a page: what can be evicted
   ListLinks
       host_links;     ///< with a host_page: copies, or, without a page and refs == 0, the only KV
-  int32_t level = 0;  ///< of the device list it is in
+  int64_t level = 0;  ///< of the device list it is in
   int32_t hits = 0;   ///< leases so far
   int32_t priority = 0;   ///< highest of the requests that used it
   TimePoint last_used{};  ///< when the last lease was released

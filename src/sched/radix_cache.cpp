@@ -226,11 +226,15 @@ int32_t RadixCache::evict(int32_t count) {
 
 NodeId RadixCache::next_victim() const {
   HADAL_CHECK(levels_in_use_ != 0, "radix cache: nothing to evict");
-  return evictable_[static_cast<size_t>(std::countr_zero(levels_in_use_))].oldest();
+  const auto base = static_cast<int>(base_level_ % kLevels);
+  const int64_t lowest = base + std::countr_zero(std::rotr(levels_in_use_, base));
+  return evictable_[static_cast<size_t>(lowest % kLevels)].oldest();
 }
 
 void RadixCache::evict_one(NodeId id) {
   ++num_evicted_;
+  if (policy_ == EvictionPolicy::lfu)
+    base_level_ = node(id).level;
   evicted_age_seconds_ += std::chrono::duration<double>(now_ - node(id).last_used).count();
   if (!keep_on_host(id))
     remove(id);
@@ -431,18 +435,18 @@ NodeId& RadixCache::children_of(int32_t namespace_index, NodeId parent) {
   return node(parent).children;
 }
 
-/// Never smaller for a parent than for its children.
-int32_t RadixCache::level_of(const CacheNode& entry) const {
-  constexpr int32_t kHalf = kLevels / 2;
+/// What a page is worth by the policy. Never smaller for a parent than for its children.
+int32_t RadixCache::rank_of(const CacheNode& entry) const {
+  constexpr int32_t kHalf = 16;
   switch (policy_) {
     case EvictionPolicy::lru:
       return 0;
     case EvictionPolicy::lfu:
-      // Exact up to 15 hits, then a level for each doubling.
+      // Exact up to 15 hits, then one more for each doubling.
       if (entry.hits < kHalf)
         return entry.hits;
       return std::min(
-          kLevels - 1,
+          2 * kHalf - 1,
           kHalf - 5 + static_cast<int32_t>(std::bit_width(static_cast<uint32_t>(entry.hits))));
     case EvictionPolicy::priority:
       return std::clamp(entry.priority, -kHalf, kHalf - 1) + kHalf;
@@ -450,19 +454,21 @@ int32_t RadixCache::level_of(const CacheNode& entry) const {
   return 0;
 }
 
+/// Under lfu a page starts above the last victim's level, so that pages that were popular once sink
+/// as others go (LFU with dynamic aging, Arlitt et al. 2000).
 void RadixCache::push_evictable(NodeId id) {
   CacheNode& pushed = node(id);
-  pushed.level = level_of(pushed);
-  evictable_[static_cast<size_t>(pushed.level)].push_newest(nodes_, id);
-  levels_in_use_ |= 1U << static_cast<uint32_t>(pushed.level);
+  pushed.level = base_level_ + rank_of(pushed);
+  list_of(pushed.level).push_newest(nodes_, id);
+  levels_in_use_ |= uint64_t{1} << static_cast<uint64_t>(pushed.level % kLevels);
   ++num_cached_;
 }
 
 void RadixCache::unlink_evictable(NodeId id) {
-  auto& list = evictable_[static_cast<size_t>(node(id).level)];
+  auto& list = list_of(node(id).level);
   list.unlink(nodes_, id);
   if (list.size() == 0)
-    levels_in_use_ &= ~(1U << static_cast<uint32_t>(node(id).level));
+    levels_in_use_ &= ~(uint64_t{1} << static_cast<uint64_t>(node(id).level % kLevels));
   --num_cached_;
 }
 
@@ -482,8 +488,8 @@ int32_t RadixCache::check_siblings(NodeId parent, int32_t namespace_index) const
     HADAL_CHECK(child.page != kNoPage || child.host_page != kNoPage, "T2: a node without KV");
     HADAL_CHECK(parent == kNoNode || child.page == kNoPage || node(parent).page != kNoPage,
                 "T1: what is on the device has its parent there");
-    HADAL_CHECK(parent == kNoNode || level_of(child) <= level_of(node(parent)),
-                "R10: a parent is of a lower level than its child");
+    HADAL_CHECK(parent == kNoNode || rank_of(child) <= rank_of(node(parent)),
+                "R10: a parent is worth less than its child");
     if (i > 0) {
       const auto before = node(siblings[i - 1]).key();
       const auto key = child.key();
@@ -498,14 +504,14 @@ int32_t RadixCache::check_siblings(NodeId parent, int32_t namespace_index) const
 void RadixCache::check_eviction_order() const {
   std::vector<bool> is_younger(nodes_.size(), false);
   int32_t count = 0;
-  for (int32_t level = kLevels - 1; level >= 0; --level) {
-    const auto& list = evictable_[static_cast<size_t>(level)];
+  for (int64_t level = base_level_ + kLevels - 1; level >= base_level_; --level) {
+    const auto& list = evictable_[static_cast<size_t>(level % kLevels)];
     NodeId newer = kNoNode;
     for (NodeId id = list.newest(); id != kNoNode; id = node(id).device_links.older) {
       HADAL_CHECK(node(id).refs == 0 && node(id).page != kNoPage,
                   "R10: the eviction list holds a leased page");
       HADAL_CHECK(node(id).device_links.newer == newer, "R10: links of the eviction list");
-      HADAL_CHECK(node(id).level == level && level_of(node(id)) == level, "R10: level of a page");
+      HADAL_CHECK(node(id).level == level && rank_of(node(id)) <= level, "R10: level of a page");
       const NodeId parent = node(id).parent;
       HADAL_CHECK(
           parent == kNoNode || node(parent).refs > 0 || is_younger[static_cast<size_t>(parent)],
@@ -514,9 +520,10 @@ void RadixCache::check_eviction_order() const {
       newer = id;
       HADAL_CHECK(++count <= num_cached_, "R14: the lists are longer than the cached count");
     }
-    HADAL_CHECK(
-        newer == list.oldest() && (list.size() > 0) == ((levels_in_use_ >> level & 1U) != 0),
-        "R14: levels in use");
+    HADAL_CHECK(newer == list.oldest() &&
+                    (list.size() > 0) ==
+                        ((levels_in_use_ >> static_cast<uint64_t>(level % kLevels) & 1U) != 0),
+                "R14: levels in use");
   }
   HADAL_CHECK(count == num_cached_, "R14: cached count");
 }

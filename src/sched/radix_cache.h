@@ -168,7 +168,7 @@ class RadixCache {
   void check_invariants() const;
 
  private:
-  static constexpr int32_t kLevels = 32;
+  static constexpr int32_t kLevels = 64;  ///< between the lowest and the highest in use
 
   struct Namespace {
     std::string name;
@@ -188,7 +188,10 @@ class RadixCache {
   Lease pin(std::string_view name_space, NodeId tip, int32_t num_pages, int32_t priority);
   void pin_node(NodeId id, int32_t priority);
   void unpin_node(NodeId id);
-  int32_t level_of(const CacheNode& entry) const;
+  int32_t rank_of(const CacheNode& entry) const;
+
+  auto& list_of(int64_t level) { return evictable_[static_cast<size_t>(level % kLevels)]; }
+
   void push_evictable(NodeId id);
   void unlink_evictable(NodeId id);
   NodeId next_victim() const;
@@ -215,7 +218,8 @@ class RadixCache {
   std::vector<int32_t> unused_namespaces_;
   std::map<std::string, int32_t, std::less<>> namespace_index_;
   std::array<EvictionList<&CacheNode::device_links>, static_cast<size_t>(kLevels)> evictable_;
-  uint32_t levels_in_use_ = 0;                        ///< bit = a level with nodes
+  uint64_t levels_in_use_ = 0;                        ///< bit = a list, by level, with nodes
+  int64_t base_level_ = 0;                            ///< of lfu: the level of the last victim
   EvictionList<&CacheNode::host_links> host_only_;    ///< unleased; the oldest is a leaf
   EvictionList<&CacheNode::host_links> host_copies_;  ///< their KV is on the device too
   std::vector<PageMove> moves_;

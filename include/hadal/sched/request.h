@@ -65,8 +65,9 @@ class TokenSink {
 
 /// `--radix-eviction-policy`: which unleased page of the radix cache goes first.
 enum class EvictionPolicy : uint8_t {
-  lru,       ///< the one unused for longest
-  lfu,       ///< of the least used ones (counted exactly to 15, then by doublings)
+  lru,  ///< the one unused for longest
+  lfu,  ///< of the least used ones (counted exactly to 15, then by doublings), with aging: a page
+        ///< that was popular once sinks as others go
   priority,  ///< of those whose users had the lowest priority (of -16..15; others count as the
              ///< ends)
 };

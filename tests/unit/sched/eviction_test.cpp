@@ -69,6 +69,22 @@ TEST_CASE("RadixCache: lfu evicts the least used, the oldest of equals", "[sched
   CHECK(f.knows(1));
 }
 
+TEST_CASE("RadixCache: lfu forgets what was popular once", "[sched]") {
+  Fixture f(EvictionPolicy::lfu);
+  f.insert(1);
+  for (int i = 0; i < 9; ++i)
+    f.use(1);
+  int num_newer = 0;
+  for (TokenId family = 2; f.knows(1) && num_newer < 40; ++family, ++num_newer) {
+    f.insert(family);
+    f.use(family);
+    f.cache.evict(family > 3 ? 1 : 0);
+    f.cache.check_invariants();
+  }
+  CHECK(num_newer > 3);
+  CHECK(num_newer < 30);
+}
+
 TEST_CASE("RadixCache: priority evicts what urgent requests did not use", "[sched]") {
   Fixture f(EvictionPolicy::priority);
   f.insert(1, 1, 5);

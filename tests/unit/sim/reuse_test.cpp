@@ -8,7 +8,11 @@
 namespace hadal::sim {
 namespace {
 
-Report run(std::string_view kind, double requests_per_s, int32_t num_pages, SchedulePolicy policy) {
+Report run(std::string_view kind,
+           double requests_per_s,
+           int32_t num_pages,
+           SchedulePolicy policy,
+           EvictionPolicy eviction = EvictionPolicy::lru) {
   const auto trace = make_workload({kind, 1, 90.0, requests_per_s, 1.0});
   REQUIRE(trace);
   SimConfig config;
@@ -18,6 +22,7 @@ Report run(std::string_view kind, double requests_per_s, int32_t num_pages, Sche
   config.scheduler.max_context_tokens = 163'840;
   config.scheduler.max_steps_in_flight = 2;
   config.scheduler.policy = policy;
+  config.scheduler.eviction = eviction;
   config.queue = {100'000, 1'000'000'000, 0.0};
   const auto result = simulate(config, r1_group_model(), trace.value());
   REQUIRE(result);
