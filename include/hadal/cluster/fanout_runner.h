@@ -17,7 +17,9 @@ namespace hadal {
 
 struct FanoutConfig {
   double watchdog_s = 300;  ///< most a step may ever take
-  double floor_s = 3;       ///< least that is allowed to any step
+  /// Least that is allowed to any step: longer than the silence by which a lost network is known,
+  /// so that the network is named and not the ranks behind it.
+  double floor_s = 4.5;
 };
 
 /// The engine's runner; `hung_step` may be called from any thread.
