@@ -4,7 +4,8 @@
 
 #include <array>
 
-#include "socket.h"
+#include <hadal/net/tcp.h>
+
 #include "wire.h"
 
 namespace hadal {

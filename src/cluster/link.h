@@ -10,8 +10,9 @@
 #include <thread>
 #include <vector>
 
+#include <hadal/net/tcp.h>
+
 #include "frame.h"
-#include "socket.h"
 
 namespace hadal {
 

@@ -19,6 +19,8 @@
 namespace hadal {
 namespace {
 
+/// A dead peer must not keep plans in flight for minutes.
+constexpr int32_t kPeerTimeoutMs = 4000;
 constexpr size_t kPendingMax = 32;
 constexpr double kPauseMin = 0.1;
 constexpr double kPauseMax = 2;
@@ -324,7 +326,8 @@ Opened open_port(const NodeGroupConfig& config,
       if (listener) {
         return {std::move(listener).value(), {}};
       }
-      error = listener.error();
+      error = {listener.error().code,
+               "cannot listen on " + address.value().text() + ": " + listener.error().message};
     }
     if (is_cancelled()) {
       return {{}, {EndReason::drained, "asked to stop"}};
@@ -371,7 +374,9 @@ FormedGroup lead(const NodeGroupConfig& config,
     teller.tell(missing_text(present, config.num_nodes));
     auto accepted = accept_from(opened.listener.get(), seconds_from_now(0.05));
     if (accepted) {
-      reception.receive(std::move(accepted.value().first), accepted.value().second);
+      set_peer_timeout(accepted.value().get(), kPeerTimeoutMs);
+      const auto peer = peer_address(accepted.value().get());
+      reception.receive(std::move(accepted).value(), peer ? peer.value().text() : "unknown");
     }
   }
   group->broadcast(static_cast<uint16_t>(ControlFrame::start), {});
@@ -394,8 +399,10 @@ HandshakeFailure try_join(const NodeGroupConfig& config,
   }
   auto socket = connect_to(address.value(), seconds_from_now(2));
   if (!socket) {
-    return passing(socket.error());
+    return passing({socket.error().code,
+                    "cannot connect to " + address.value().text() + ": " + socket.error().message});
   }
+  set_peer_timeout(socket.value().get(), kPeerTimeoutMs);
   HandshakeFailure failure =
       enter_group(socket.value().get(), config, seconds_from_now(config.handshake_s));
   if (failure.reason == EndReason::none) {

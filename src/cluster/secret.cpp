@@ -3,8 +3,7 @@
 #include <cstring>
 
 #include <hadal/cluster/secret.h>
-
-#include "socket.h"
+#include <hadal/net/tcp.h>
 
 #include <fcntl.h>
 #include <sys/stat.h>

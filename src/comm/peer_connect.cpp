@@ -8,9 +8,8 @@
 
 #include <hadal/base/clock.h>
 #include <hadal/comm/process_communicator.h>
+#include <hadal/net/tcp.h>
 
-#include <fcntl.h>
-#include <netdb.h>
 #include <poll.h>
 #include <sys/socket.h>
 #include <unistd.h>
@@ -58,119 +57,50 @@ std::string text_of(const PeerAddress& address) {
   return address.host + ":" + std::to_string(address.port);
 }
 
-/// All addresses of a name; empty with `why` set when it does not resolve (yet).
-std::vector<addrinfo> resolve(const PeerAddress& address,
-                              bool passive,
-                              addrinfo*& owner,
-                              std::string& why) {
-  addrinfo hints{};
-  hints.ai_socktype = SOCK_STREAM;
-  hints.ai_flags = passive ? AI_PASSIVE : 0;
-  owner = nullptr;
-  const int code =
-      ::getaddrinfo(address.host.c_str(), std::to_string(address.port).c_str(), &hints, &owner);
-  std::vector<addrinfo> found;
-  if (code != 0) {
-    why = ::gai_strerror(code);
-    owner = nullptr;
-  }
-  for (const addrinfo* info = owner; info != nullptr; info = info->ai_next) {
-    found.push_back(*info);
-  }
-  return found;
-}
-
 int milliseconds_until(TimePoint end) {
   const auto left =
       std::chrono::duration_cast<std::chrono::milliseconds>(end - system_clock().now()).count();
   return static_cast<int>(std::clamp<int64_t>(left, 0, 1 << 30));
 }
 
-/// Waits until fd is ready for `events`; false when the time is over first.
-bool wait_for(int fd, short events, TimePoint end) {
-  pollfd poll_fd{fd, events, 0};
-  int n = 0;
-  do {
-    n = ::poll(&poll_fd, 1, milliseconds_until(end));
-  } while (n < 0 && errno == EINTR);
-  return n > 0;
+/// Tells the own hello and reads the other's, in this order; false when it does not come in time.
+bool exchange_hellos(int fd, const Hello& own, Hello& other, TimePoint end) {
+  return write_all(fd, own, end) && read_exactly(fd, other, end);
 }
 
-/// Sends or receives all of `hello` before `end`.
-bool transfer(int fd, Hello& hello, bool sends, TimePoint end) {
-  size_t done = 0;
-  while (done < hello.size()) {
-    if (!wait_for(fd, sends ? POLLOUT : POLLIN, end)) {
-      return false;
-    }
-    std::byte* at = hello.data() + done;
-    const size_t left = hello.size() - done;
-    const ssize_t n = sends ? ::send(fd, at, left, MSG_NOSIGNAL) : ::recv(fd, at, left, 0);
-    if (n <= 0 && !(n < 0 && (errno == EAGAIN || errno == EINTR))) {
-      return false;
-    }
-    done += n > 0 ? static_cast<size_t>(n) : 0;
+/// One try at all addresses of a peer, hello included; not open with `why` set.
+FileDescriptor try_peer(const PeerAddress& address,
+                        const PeerConnectConfig& config,
+                        int32_t peer,
+                        TimePoint end,
+                        std::string& why) {
+  const auto addresses = resolve_all(address.host, address.port);
+  if (!addresses) {
+    why = addresses.error().message;
+    return {};
   }
-  return true;
-}
-
-/// One try at one address; -1 with `why` set.
-int try_address(const addrinfo& info, TimePoint end, std::string& why) {
-  const int fd = ::socket(info.ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  if (fd < 0) {
-    why = std::strerror(errno);
-    return -1;
-  }
-  if (::connect(fd, info.ai_addr, info.ai_addrlen) != 0 && errno != EINPROGRESS) {
-    why = std::strerror(errno);
-    ::close(fd);
-    return -1;
-  }
-  int error = ETIMEDOUT;
-  socklen_t size = sizeof error;
-  if (!wait_for(fd, POLLOUT, end) || ::getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &size) != 0 ||
-      error != 0) {
-    why = std::strerror(error);
-    ::close(fd);
-    return -1;
-  }
-  return fd;
-}
-
-/// One try at all addresses of a peer, hello included; -1 with `why` set.
-int try_peer(const PeerAddress& address,
-             const PeerConnectConfig& config,
-             int32_t peer,
-             TimePoint end,
-             std::string& why) {
-  addrinfo* owner = nullptr;
-  int connected = -1;
-  for (const addrinfo& info : resolve(address, false, owner, why)) {
+  for (const TcpAddress& candidate : addresses.value()) {
     const TimePoint try_end =
         std::min(end, system_clock().now() + std::chrono::milliseconds(kHelloMs));
-    const int fd = try_address(info, try_end, why);
-    if (fd < 0) {
+    auto socket = connect_to(candidate, try_end);
+    if (!socket) {
+      why = socket.error().message;
       continue;
     }
-    Hello own = make_hello(config.token, config.rank);
     Hello other{};
-    if (transfer(fd, own, true, try_end) && transfer(fd, other, false, try_end) &&
+    if (exchange_hellos(
+            socket.value().get(), make_hello(config.token, config.rank), other, try_end) &&
         read_hello(other, config.token) == peer) {
-      connected = fd;
-      break;
+      return std::move(socket).value();
     }
     why = "whoever listens there is not rank " + std::to_string(peer) + " of this group";
-    ::close(fd);
   }
-  if (owner != nullptr) {
-    ::freeaddrinfo(owner);
-  }
-  return connected;
+  return {};
 }
 
 /// A connection that has not said who it is.
 struct Stranger {
-  int fd = -1;
+  FileDescriptor socket;
   TimePoint end;
   Hello hello{};
   size_t received = 0;
@@ -181,15 +111,6 @@ class Acceptor {
  public:
   Acceptor(const PeerConnectConfig& config, int listen_fd, std::vector<int>& fds)
       : config_(config), listen_fd_(listen_fd), fds_(fds) {}
-
-  ~Acceptor() {
-    for (const Stranger& stranger : strangers_) {
-      ::close(stranger.fd);
-    }
-  }
-
-  Acceptor(const Acceptor&) = delete;
-  Acceptor& operator=(const Acceptor&) = delete;
 
   Status run(TimePoint end) {
     for (int32_t missing = first_missing(); missing >= 0; missing = first_missing()) {
@@ -223,7 +144,7 @@ class Acceptor {
   void turn(int timeout_ms) {
     std::vector<pollfd> polls{{listen_fd_, POLLIN, 0}};
     for (const Stranger& stranger : strangers_) {
-      polls.push_back({stranger.fd, POLLIN, 0});
+      polls.push_back({stranger.socket.get(), POLLIN, 0});
     }
     if (::poll(polls.data(), polls.size(), timeout_ms) < 0) {
       return;
@@ -234,23 +155,22 @@ class Acceptor {
       Stranger& stranger = strangers_[i];
       const bool may_stay = polls[i + 1].revents != 0 ? listen_to(stranger) : now < stranger.end;
       if (may_stay) {
-        left.push_back(stranger);
-      } else if (stranger.fd >= 0) {
-        ::close(stranger.fd);
+        left.push_back(std::move(stranger));
       }
     }
     strangers_ = std::move(left);
     if (polls[0].revents != 0 && strangers_.size() < kMaxStrangers) {
-      const int fd = ::accept4(listen_fd_, nullptr, nullptr, SOCK_CLOEXEC | SOCK_NONBLOCK);
-      if (fd >= 0) {
-        strangers_.push_back({fd, now + std::chrono::milliseconds(kHelloMs), {}, 0});
+      auto socket = accept_from(listen_fd_, now);
+      if (socket) {
+        strangers_.push_back(
+            {std::move(socket).value(), now + std::chrono::milliseconds(kHelloMs), {}, 0});
       }
     }
   }
 
-  /// False when the connection is to be closed, or (fd -1) has become a peer.
+  /// False when the connection is to be closed, or has become a peer.
   bool listen_to(Stranger& stranger) {
-    const ssize_t n = ::recv(stranger.fd,
+    const ssize_t n = ::recv(stranger.socket.get(),
                              stranger.hello.data() + stranger.received,
                              stranger.hello.size() - stranger.received,
                              0);
@@ -267,9 +187,9 @@ class Acceptor {
                              node < static_cast<int32_t>(fds_.size()) && rank == rank_on(node) &&
                              fds_[static_cast<size_t>(node)] < 0;
     if (is_expected) {
-      Hello own = make_hello(config_.token, config_.rank);
-      if (transfer(stranger.fd, own, true, stranger.end)) {
-        fds_[static_cast<size_t>(node)] = std::exchange(stranger.fd, -1);
+      const Hello own = make_hello(config_.token, config_.rank);
+      if (write_all(stranger.socket.get(), own, stranger.end)) {
+        fds_[static_cast<size_t>(node)] = stranger.socket.release();
       }
     }
     return false;
@@ -287,8 +207,8 @@ Status connect_to_lower(const PeerConnectConfig& config, TimePoint end, std::vec
     const PeerAddress& address = config.addresses[static_cast<size_t>(node)];
     const int32_t peer = node * config.node_size + config.rank % config.node_size;
     std::string why = "no address";
-    int& fd = fds[static_cast<size_t>(node)];
-    while ((fd = try_peer(address, config, peer, end, why)) < 0) {
+    FileDescriptor socket;
+    while (!(socket = try_peer(address, config, peer, end, why)).is_open()) {
       if (milliseconds_until(end) <= kRetryMs) {
         return unavailable("rank " + std::to_string(config.rank) + " did not reach rank " +
                            std::to_string(peer) + " at " + text_of(address) + " within " +
@@ -296,6 +216,7 @@ Status connect_to_lower(const PeerConnectConfig& config, TimePoint end, std::vec
       }
       std::this_thread::sleep_for(std::chrono::milliseconds(kRetryMs));
     }
+    fds[static_cast<size_t>(node)] = socket.release();
   }
   return ok_status();
 }
@@ -303,35 +224,15 @@ Status connect_to_lower(const PeerConnectConfig& config, TimePoint end, std::vec
 }  // namespace
 
 Result<PeerListener> PeerListener::listen_on(const PeerAddress& address) {
-  std::string why = "no address";
-  addrinfo* owner = nullptr;
-  int listening = -1;
-  sockaddr_storage bound{};
-  for (const addrinfo& info : resolve(address, true, owner, why)) {
-    const int fd = ::socket(info.ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-    const int yes = 1;
-    socklen_t size = sizeof bound;
-    if (fd >= 0 && ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &yes, sizeof yes) == 0 &&
-        ::bind(fd, info.ai_addr, info.ai_addrlen) == 0 && ::listen(fd, 128) == 0 &&
-        ::getsockname(fd, reinterpret_cast<sockaddr*>(&bound), &size) == 0) {
-      listening = fd;
-      break;
-    }
-    why = std::strerror(errno);
-    if (fd >= 0) {
-      ::close(fd);
-    }
+  auto listener = hadal::listen_on(address.host, address.port);
+  if (!listener) {
+    return unavailable("cannot listen on " + text_of(address) + ": " + listener.error().message);
   }
-  if (owner != nullptr) {
-    ::freeaddrinfo(owner);
+  const auto bound = local_address(listener.value().get());
+  if (!bound) {
+    return unavailable("cannot listen on " + text_of(address) + ": " + bound.error().message);
   }
-  if (listening < 0) {
-    return unavailable("cannot listen on " + text_of(address) + ": " + why);
-  }
-  const uint16_t port = bound.ss_family == AF_INET6
-                            ? reinterpret_cast<sockaddr_in6*>(&bound)->sin6_port
-                            : reinterpret_cast<sockaddr_in*>(&bound)->sin_port;
-  return PeerListener(listening, ntohs(port));
+  return PeerListener(listener.value().release(), bound.value().port());
 }
 
 PeerListener::PeerListener(PeerListener&& other) noexcept

@@ -43,15 +43,15 @@ double seconds_since(TimePoint start) {
 }
 
 /// Fills the link for a moment; megabytes a second from the first byte to the receiver's answer.
-Result<double> send_burst(const Socket& socket) {
+Result<double> send_burst(const FileDescriptor& socket) {
   const std::vector<std::byte> chunk(kChunkBytes);
   const TimePoint start = system_clock().now();
-  const TimePoint deadline = within(kStepSeconds);
+  const TimePoint deadline = seconds_from_now(kStepSeconds);
   uint64_t sent = 0;
   do {
     const uint64_t size = chunk.size();
     HADAL_RETURN_IF_ERROR(send_value(socket, size, deadline));
-    HADAL_RETURN_IF_ERROR(send_all(socket, chunk, deadline));
+    HADAL_RETURN_IF_ERROR(write_all(socket.get(), chunk, deadline));
     sent += size;
   } while (seconds_since(start) < kSendSeconds);
   HADAL_RETURN_IF_ERROR(send_value(socket, uint64_t{0}, deadline));
@@ -64,9 +64,9 @@ Result<double> send_burst(const Socket& socket) {
   return static_cast<double>(sent) / seconds_since(start) / 1e6;
 }
 
-Status receive_burst(const Socket& socket) {
+Status receive_burst(const FileDescriptor& socket) {
   std::vector<std::byte> chunk(kChunkBytes);
-  const TimePoint deadline = within(kStepSeconds);
+  const TimePoint deadline = seconds_from_now(kStepSeconds);
   uint64_t received = 0;
   while (true) {
     uint64_t size = 0;
@@ -77,20 +77,20 @@ Status receive_burst(const Socket& socket) {
     if (size > chunk.size()) {
       return Error{ErrorCode::data_loss, "a chunk of " + std::to_string(size) + " bytes"};
     }
-    HADAL_RETURN_IF_ERROR(receive_all(socket, std::span(chunk).first(size), deadline));
+    HADAL_RETURN_IF_ERROR(read_exactly(socket.get(), std::span(chunk).first(size), deadline));
     received += size;
   }
 }
 
 /// The higher node asks, and knows everything at the end.
-Result<LinkMeasurement> measure_as_high(const Socket& socket) {
+Result<LinkMeasurement> measure_as_high(const FileDescriptor& socket) {
   LinkMeasurement link;
   std::vector<double> times;
   for (int i = 0; i < kRoundTrips; ++i) {
     const TimePoint start = system_clock().now();
     uint64_t echo = 0;
-    HADAL_RETURN_IF_ERROR(send_value(socket, uint64_t{1}, within(kStepSeconds)));
-    HADAL_RETURN_IF_ERROR(receive_value(socket, echo, within(kStepSeconds)));
+    HADAL_RETURN_IF_ERROR(send_value(socket, uint64_t{1}, seconds_from_now(kStepSeconds)));
+    HADAL_RETURN_IF_ERROR(receive_value(socket, echo, seconds_from_now(kStepSeconds)));
     times.push_back(1e6 * seconds_since(start));
   }
   std::nth_element(times.begin(), times.begin() + kRoundTrips / 2, times.end());
@@ -101,25 +101,26 @@ Result<LinkMeasurement> measure_as_high(const Socket& socket) {
   }
   link.high_to_low_mb_per_s = rate.value();
   HADAL_RETURN_IF_ERROR(receive_burst(socket));
-  HADAL_RETURN_IF_ERROR(receive_value(socket, link.low_to_high_mb_per_s, within(kStepSeconds)));
+  HADAL_RETURN_IF_ERROR(
+      receive_value(socket, link.low_to_high_mb_per_s, seconds_from_now(kStepSeconds)));
   if (!std::isfinite(link.low_to_high_mb_per_s)) {
     return Error{ErrorCode::data_loss, "the other node sent a rate that is no number"};
   }
   return link;
 }
 
-Status measure_as_low(const Socket& socket) {
+Status measure_as_low(const FileDescriptor& socket) {
   for (int i = 0; i < kRoundTrips; ++i) {
     uint64_t echo = 0;
-    HADAL_RETURN_IF_ERROR(receive_value(socket, echo, within(kStepSeconds)));
-    HADAL_RETURN_IF_ERROR(send_value(socket, echo, within(kStepSeconds)));
+    HADAL_RETURN_IF_ERROR(receive_value(socket, echo, seconds_from_now(kStepSeconds)));
+    HADAL_RETURN_IF_ERROR(send_value(socket, echo, seconds_from_now(kStepSeconds)));
   }
   HADAL_RETURN_IF_ERROR(receive_burst(socket));
   const auto rate = send_burst(socket);
   if (!rate) {
     return rate.error();
   }
-  return send_value(socket, rate.value(), within(kStepSeconds));
+  return send_value(socket, rate.value(), seconds_from_now(kStepSeconds));
 }
 
 float ring_input(size_t node, size_t i) {
@@ -131,8 +132,8 @@ Status ring_all_reduce(const DoctorConfig& config, const Peers& peers) {
   const auto nodes = static_cast<size_t>(config.num_nodes);
   const auto rank = static_cast<size_t>(config.node_rank);
   const size_t part = kRingFloats / nodes;
-  const Socket& next = peers.data[(rank + 1) % nodes];
-  const Socket& previous = peers.data[(rank + nodes - 1) % nodes];
+  const FileDescriptor& next = peers.data[(rank + 1) % nodes];
+  const FileDescriptor& previous = peers.data[(rank + nodes - 1) % nodes];
   if (!next.is_open() || !previous.is_open()) {
     return Error{ErrorCode::unavailable, "a neighbour in the ring has no link"};
   }
@@ -141,14 +142,14 @@ Status ring_all_reduce(const DoctorConfig& config, const Peers& peers) {
     values[i] = ring_input(rank, i);
   }
   std::vector<float> arrived(part);
-  const TimePoint deadline = within(kStepSeconds);
+  const TimePoint deadline = seconds_from_now(kStepSeconds);
   for (size_t step = 0; step < 2 * (nodes - 1); ++step) {
     const bool reduces = step + 1 < nodes;  // then gathers
     const size_t give = (rank + 2 * nodes - step) % nodes;
     const size_t take = (give + nodes - 1) % nodes;
-    HADAL_RETURN_IF_ERROR(transfer(next,
+    HADAL_RETURN_IF_ERROR(transfer(next.get(),
                                    std::as_bytes(std::span(values).subspan(give * part, part)),
-                                   previous,
+                                   previous.get(),
                                    std::as_writable_bytes(std::span(arrived)),
                                    deadline));
     float* out = values.data() + take * part;
@@ -213,10 +214,10 @@ class Leader {
   }
 
  private:
-  Socket& control(int32_t node) { return peers_.control[static_cast<size_t>(node)]; }
+  FileDescriptor& control(int32_t node) { return peers_.control[static_cast<size_t>(node)]; }
 
   Status order(int32_t node, const WireOrder& what) {
-    return send_value(control(node), what, within(kStepSeconds));
+    return send_value(control(node), what, seconds_from_now(kStepSeconds));
   }
 
   void read_clock(int32_t node) {
@@ -227,7 +228,7 @@ class Leader {
       const TimePoint start = system_clock().now();
       const int64_t before_us = probes_.wall_clock_us();
       if (!order(node, {Order::clock, 0, 0}) ||
-          !receive_value(control(node), theirs_us, within(kStepSeconds))) {
+          !receive_value(control(node), theirs_us, seconds_from_now(kStepSeconds))) {
         return;
       }
       const double trip_us = 1e6 * seconds_since(start);
@@ -270,12 +271,13 @@ class Leader {
     WireText low_text{};
     if (low == 0) {
       low_status = measure_as_low(peers_.data[static_cast<size_t>(high)]);
-    } else if (low_status = receive_value(control(low), low_text, within(4 * kStepSeconds));
+    } else if (low_status =
+                   receive_value(control(low), low_text, seconds_from_now(4 * kStepSeconds));
                low_status && !read_text(low_text).empty()) {
       low_status = Error{ErrorCode::unavailable, read_text(low_text)};
     }
     WirePair pair;
-    HADAL_RETURN_IF_ERROR(receive_value(control(high), pair, within(4 * kStepSeconds)));
+    HADAL_RETURN_IF_ERROR(receive_value(control(high), pair, seconds_from_now(4 * kStepSeconds)));
     if (!low_status) {
       return low_status.error();
     }
@@ -306,7 +308,8 @@ class Leader {
     WireRing ring = run_ring(config_, peers_);
     add_ring(0, ring);
     for (int32_t node = 1; node < config_.num_nodes; ++node) {
-      const Status received = receive_value(control(node), ring, within(2 * kStepSeconds));
+      const Status received =
+          receive_value(control(node), ring, seconds_from_now(2 * kStepSeconds));
       if (!received) {
         write_text(ring.error, received.error().message);
       }
@@ -331,7 +334,7 @@ class Leader {
 // A worker's side.
 
 Status obey_pair(const DoctorConfig& config, const Peers& peers, const WireOrder& what) {
-  const Socket& leader = peers.control[0];
+  const FileDescriptor& leader = peers.control[0];
   const auto own = static_cast<uint32_t>(config.node_rank);
   const auto nodes = static_cast<uint32_t>(config.num_nodes);
   if (what.low >= nodes || what.high >= nodes || (own != what.low && own != what.high)) {
@@ -341,7 +344,7 @@ Status obey_pair(const DoctorConfig& config, const Peers& peers, const WireOrder
     const Status status = measure_as_low(peers.data[what.high]);
     WireText error{};
     write_text(error, status ? "" : status.error().message);
-    return send_value(leader, error, within(kStepSeconds));
+    return send_value(leader, error, seconds_from_now(kStepSeconds));
   }
   const auto link = measure_as_high(peers.data[what.low]);
   WirePair pair;
@@ -352,26 +355,28 @@ Status obey_pair(const DoctorConfig& config, const Peers& peers, const WireOrder
   } else {
     write_text(pair.error, link.error().message);
   }
-  return send_value(leader, pair, within(kStepSeconds));
+  return send_value(leader, pair, seconds_from_now(kStepSeconds));
 }
 
 /// The number of failures that the leader found.
 Result<uint32_t> obey(const DoctorConfig& config, const DoctorProbes& probes, const Peers& peers) {
-  const Socket& leader = peers.control[0];
+  const FileDescriptor& leader = peers.control[0];
   // The other pairs may take their time.
   const double patience_s = kStepSeconds * (4 + config.num_nodes * config.num_nodes);
   while (true) {
     WireOrder what;
-    HADAL_RETURN_IF_ERROR(receive_value(leader, what, within(patience_s)));
+    HADAL_RETURN_IF_ERROR(receive_value(leader, what, seconds_from_now(patience_s)));
     switch (what.order) {
       case Order::clock:
-        HADAL_RETURN_IF_ERROR(send_value(leader, probes.wall_clock_us(), within(kStepSeconds)));
+        HADAL_RETURN_IF_ERROR(
+            send_value(leader, probes.wall_clock_us(), seconds_from_now(kStepSeconds)));
         continue;
       case Order::pair:
         HADAL_RETURN_IF_ERROR(obey_pair(config, peers, what));
         continue;
       case Order::ring:
-        HADAL_RETURN_IF_ERROR(send_value(leader, run_ring(config, peers), within(kStepSeconds)));
+        HADAL_RETURN_IF_ERROR(
+            send_value(leader, run_ring(config, peers), seconds_from_now(kStepSeconds)));
         continue;
       case Order::finish:
         return what.low;

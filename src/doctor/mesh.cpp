@@ -19,6 +19,12 @@ constexpr double kCallSeconds = 3;
 constexpr size_t kRefusalsMax = 16;
 constexpr auto kRetryInterval = 200ms;
 
+/// Numeric; empty when the peer has left already.
+std::string host_of_peer(const FileDescriptor& socket) {
+  const auto address = peer_address(socket.get());
+  return address ? address.value().host() : std::string();
+}
+
 WireHello make_hello(const DoctorConfig& config, uint32_t purpose, uint16_t port) {
   WireHello hello;
   std::copy(kMagic.begin(), kMagic.end(), hello.magic.begin());
@@ -33,10 +39,10 @@ WireHello make_hello(const DoctorConfig& config, uint32_t purpose, uint16_t port
 
 /// A hello of the given purpose from a node that may send it; anything else is a stranger.
 std::optional<WireHello> receive_hello(const DoctorConfig& config,
-                                       const Socket& socket,
+                                       const FileDescriptor& socket,
                                        uint32_t purpose) {
   WireHello hello;
-  if (!receive_value(socket, hello, within(kHelloSeconds)) ||
+  if (!receive_value(socket, hello, seconds_from_now(kHelloSeconds)) ||
       !std::equal(kMagic.begin(), kMagic.end(), hello.magic.begin()) || hello.purpose != purpose ||
       hello.listen_port > 65535) {
     return std::nullopt;
@@ -74,14 +80,14 @@ std::string refusal(const DoctorConfig& config, const WireHello& hello, const Pe
 }
 
 /// Text that every worker gets once: empty = all are there.
-void send_verdict(const Socket& to, const std::string& text) {
+void send_verdict(const FileDescriptor& to, const std::string& text) {
   WireText verdict{};
   write_text(verdict, text);
-  static_cast<void>(send_value(to, verdict, within(kHelloSeconds)));
+  static_cast<void>(send_value(to, verdict, seconds_from_now(kHelloSeconds)));
 }
 
 void accept_worker(const DoctorConfig& config,
-                   Socket socket,
+                   FileDescriptor socket,
                    std::vector<WireNode>& roster,
                    Peers& peers) {
   const auto hello = receive_hello(config, socket, kControl);
@@ -91,7 +97,7 @@ void accept_worker(const DoctorConfig& config,
   }
   if (const std::string reason = refusal(config, *hello, peers); !reason.empty()) {
     send_verdict(socket, reason);
-    const std::string text = peer_address(socket).text() + ": " + reason;
+    const std::string text = host_of_peer(socket) + ": " + reason;
     if (peers.refusals.size() < kRefusalsMax &&
         std::find(peers.refusals.begin(), peers.refusals.end(), text) == peers.refusals.end()) {
       peers.refusals.push_back(text);
@@ -99,7 +105,7 @@ void accept_worker(const DoctorConfig& config,
     return;
   }
   WireNode& node = roster[hello->node_rank];
-  const std::string address = peer_address(socket).text();
+  const std::string address = host_of_peer(socket);
   write_text(node.address, address);
   node.port = hello->listen_port;
   peers.names[hello->node_rank] = address;
@@ -107,10 +113,10 @@ void accept_worker(const DoctorConfig& config,
 }
 
 /// Connections from all nodes of higher rank that can come.
-void accept_data(const DoctorConfig& config, const Socket& listener, Peers& peers) {
-  const TimePoint deadline = within(kMeshSeconds);
+void accept_data(const DoctorConfig& config, const FileDescriptor& listener, Peers& peers) {
+  const TimePoint deadline = seconds_from_now(kMeshSeconds);
   for (int32_t expected = config.num_nodes - 1 - config.node_rank; expected > 0;) {
-    auto socket = accept_tcp(listener, deadline);
+    auto socket = accept_from(listener.get(), deadline);
     if (!socket) {
       return;
     }
@@ -140,20 +146,21 @@ void collect_link_errors(Peers& peers) {
   for (size_t high = 1; high < peers.control.size(); ++high) {
     for (size_t low = 0; low < high; ++low) {
       WireText text{};
-      const Status received = receive_value(peers.control[high], text, within(3 * kMeshSeconds));
+      const Status received =
+          receive_value(peers.control[high], text, seconds_from_now(3 * kMeshSeconds));
       peers.link_errors[high][low] = received ? read_text(text) : received.error().message;
     }
   }
 }
 
 /// One stream to a node of lower rank; the reason when there is none.
-std::string open_data(const DoctorConfig& config, SocketAddress address, Socket& out) {
-  auto socket = connect_tcp(address, within(kCallSeconds));
+std::string open_data(const DoctorConfig& config, const TcpAddress& address, FileDescriptor& out) {
+  auto socket = connect_to(address, seconds_from_now(kCallSeconds));
   if (!socket) {
     return socket.error().message;
   }
   const Status sent =
-      send_value(socket.value(), make_hello(config, kData, 0), within(kHelloSeconds));
+      send_value(socket.value(), make_hello(config, kData, 0), seconds_from_now(kHelloSeconds));
   if (!sent) {
     return sent.error().message;
   }
@@ -162,24 +169,24 @@ std::string open_data(const DoctorConfig& config, SocketAddress address, Socket&
 }
 
 /// Until the leader answers.
-Result<Socket> call_leader(const DoctorConfig& config) {
-  const TimePoint deadline = within(config.timeout_s);
+Result<FileDescriptor> call_leader(const DoctorConfig& config) {
+  const TimePoint deadline = seconds_from_now(config.timeout_s);
   std::string reason;
   std::string remedy;
   const std::string port = std::to_string(config.leader_port);
   do {
-    const auto addresses = resolve_tcp(config.leader_host, config.leader_port);
+    const auto addresses = resolve_all(config.leader_host, config.leader_port);
     if (!addresses) {
       reason = addresses.error().message;
       remedy = "give --dist-init-addr node 0's address, or publish its name";
     } else {
       auto socket =
-          connect_tcp(addresses.value().front(), std::min(deadline, within(kCallSeconds)));
+          connect_to(addresses.value().front(), std::min(deadline, seconds_from_now(kCallSeconds)));
       if (socket) {
         return socket;
       }
       reason = socket.error().message;
-      remedy = reason == "no answer"
+      remedy = reason == kNoAnswer
                    ? "let TCP port " + port + " through between the nodes (NetworkPolicy, firewall)"
                    : "run hadal doctor on node 0 with the same flags, at the same time";
     }
@@ -193,9 +200,9 @@ Result<Socket> call_leader(const DoctorConfig& config) {
 }  // namespace
 
 Result<Peers> meet_as_leader(const DoctorConfig& config) {
-  const auto own = resolve_tcp(config.leader_host, config.leader_port);
+  const auto own = resolve_all(config.leader_host, config.leader_port);
   const bool is_v6 = own && own.value().front().family() == AF_INET6;
-  auto listener = listen_tcp(is_v6 ? "::" : "0.0.0.0", config.leader_port);
+  auto listener = listen_on(is_v6 ? "::" : "0.0.0.0", config.leader_port);
   if (!listener) {
     return Error{ErrorCode::unavailable,
                  "cannot listen on port " + std::to_string(config.leader_port) + ": " +
@@ -205,7 +212,7 @@ Result<Peers> meet_as_leader(const DoctorConfig& config) {
   }
   Peers peers = empty_peers(config);
   std::vector<WireNode> roster(static_cast<size_t>(config.num_nodes));
-  const TimePoint deadline = within(config.timeout_s);
+  const TimePoint deadline = seconds_from_now(config.timeout_s);
   const auto list_missing = [&] {
     peers.missing.clear();
     for (int32_t node = 1; node < config.num_nodes; ++node) {
@@ -216,13 +223,13 @@ Result<Peers> meet_as_leader(const DoctorConfig& config) {
     return !peers.missing.empty();
   };
   while (list_missing()) {
-    auto socket = accept_tcp(listener.value(), deadline);
+    auto socket = accept_from(listener.value().get(), deadline);
     if (!socket) {
       break;
     }
     accept_worker(config, std::move(socket).value(), roster, peers);
   }
-  for (const Socket& worker : peers.control) {
+  for (const FileDescriptor& worker : peers.control) {
     if (worker.is_open()) {
       send_verdict(worker,
                    peers.missing.empty()
@@ -234,8 +241,9 @@ Result<Peers> meet_as_leader(const DoctorConfig& config) {
     return peers;
   }
   for (size_t node = 1; node < roster.size(); ++node) {
-    static_cast<void>(
-        send_all(peers.control[node], std::as_bytes(std::span(roster)), within(kHelloSeconds)));
+    static_cast<void>(write_all(peers.control[node].get(),
+                                std::as_bytes(std::span(roster)),
+                                seconds_from_now(kHelloSeconds)));
   }
   accept_data(config, listener.value(), peers);
   collect_link_errors(peers);
@@ -243,9 +251,9 @@ Result<Peers> meet_as_leader(const DoctorConfig& config) {
 }
 
 Result<Peers> meet_as_worker(const DoctorConfig& config) {
-  auto listener = listen_tcp("::", 0);  // both families where the kernel has IPv6
+  auto listener = listen_on("::", 0);  // both families where the kernel has IPv6
   if (!listener) {
-    listener = listen_tcp("0.0.0.0", 0);
+    listener = listen_on("0.0.0.0", 0);
   }
   if (!listener) {
     return Error{ErrorCode::unavailable,
@@ -258,8 +266,9 @@ Result<Peers> meet_as_worker(const DoctorConfig& config) {
   }
   Peers peers = empty_peers(config);
   peers.control[0] = std::move(leader).value();
-  const TimePoint deadline = within(config.timeout_s + kMeshSeconds);
-  const uint16_t port = local_port(listener.value());
+  const TimePoint deadline = seconds_from_now(config.timeout_s + kMeshSeconds);
+  const auto own = local_address(listener.value().get());
+  const uint16_t port = own ? own.value().port() : 0;
   WireText verdict{};
   Status status = send_value(peers.control[0], make_hello(config, kControl, port), deadline);
   if (status) {
@@ -273,19 +282,15 @@ Result<Peers> meet_as_worker(const DoctorConfig& config) {
   }
   std::vector<WireNode> roster(static_cast<size_t>(config.num_nodes));
   HADAL_RETURN_IF_ERROR(
-      receive_all(peers.control[0], std::as_writable_bytes(std::span(roster)), deadline));
+      read_exactly(peers.control[0].get(), std::as_writable_bytes(std::span(roster)), deadline));
   std::vector<std::string> errors;
   for (int32_t low = 0; low < config.node_rank; ++low) {
     const auto index = static_cast<size_t>(low);
-    SocketAddress address = peer_address(peers.control[0]);
-    std::string error;
-    if (low > 0) {
-      const auto found =
-          resolve_tcp(read_text(roster[index].address), static_cast<uint16_t>(roster[index].port));
-      error = found ? "" : found.error().message;
-      address = found ? found.value().front() : address;
-    }
-    errors.push_back(error.empty() ? open_data(config, address, peers.data[index]) : error);
+    const auto address = low == 0 ? peer_address(peers.control[0].get())
+                                  : resolve(read_text(roster[index].address),
+                                            static_cast<uint16_t>(roster[index].port));
+    errors.push_back(address ? open_data(config, address.value(), peers.data[index])
+                             : address.error().message);
   }
   accept_data(config, listener.value(), peers);
   for (const std::string& error : errors) {

@@ -6,8 +6,7 @@
 #include <cstring>
 
 #include <hadal/doctor/doctor.h>
-
-#include "socket.h"
+#include <hadal/net/tcp.h>
 
 namespace hadal {
 
@@ -42,27 +41,21 @@ std::string read_text(const std::array<char, N>& in) {
 }
 
 template <class T>
-Status send_value(const Socket& to, const T& value, TimePoint deadline) {
+Status send_value(const FileDescriptor& to, const T& value, TimePoint deadline) {
   static_assert(std::is_trivially_copyable_v<T>);
-  return send_all(to, std::as_bytes(std::span(&value, 1)), deadline);
+  return write_all(to.get(), std::as_bytes(std::span(&value, 1)), deadline);
 }
 
 template <class T>
-Status receive_value(const Socket& from, T& value, TimePoint deadline) {
+Status receive_value(const FileDescriptor& from, T& value, TimePoint deadline) {
   static_assert(std::is_trivially_copyable_v<T>);
-  return receive_all(from, std::as_writable_bytes(std::span(&value, 1)), deadline);
-}
-
-/// Deadline in so many seconds.
-inline TimePoint within(double seconds) {
-  return system_clock().now() + std::chrono::duration_cast<std::chrono::steady_clock::duration>(
-                                    std::chrono::duration<double>(seconds));
+  return read_exactly(from.get(), std::as_writable_bytes(std::span(&value, 1)), deadline);
 }
 
 /// One node's connections, by node rank; its own entry is closed, and so is a link that failed.
 struct Peers {
-  std::vector<Socket> control;  ///< leader: to each worker; worker: control[0] alone
-  std::vector<Socket> data;
+  std::vector<FileDescriptor> control;  ///< leader: to each worker; worker: control[0] alone
+  std::vector<FileDescriptor> data;
   std::vector<std::string> names;
   std::vector<int32_t> missing;                       ///< leader
   std::vector<std::vector<std::string>> link_errors;  ///< leader: [high][low], empty = works

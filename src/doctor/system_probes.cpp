@@ -6,8 +6,9 @@
 #include <map>
 #include <system_error>
 
+#include <hadal/net/tcp.h>
+
 #include "gpu_view.h"
-#include "socket.h"
 
 #include <arpa/inet.h>
 #include <ifaddrs.h>
@@ -21,33 +22,33 @@
 namespace hadal {
 namespace {
 
-Result<std::vector<std::string>> resolve(const std::string& host) {
-  const auto addresses = resolve_tcp(host, 0);
+Result<std::vector<std::string>> resolve_host(const std::string& host) {
+  const auto addresses = resolve_all(host, 0);
   if (!addresses) {
     return addresses.error();
   }
   std::vector<std::string> texts;
-  for (const SocketAddress& address : addresses.value()) {
-    texts.push_back(address.text());
+  for (const TcpAddress& address : addresses.value()) {
+    texts.push_back(address.host());
   }
   return texts;
 }
 
 /// A connected datagram socket sends nothing, but the kernel picks its route.
 Result<std::string> source_address(const std::string& address) {
-  const auto addresses = resolve_tcp(address, 9);
+  const auto addresses = resolve_all(address, 9);
   if (!addresses) {
     return addresses.error();
   }
-  const SocketAddress& to = addresses.value().front();
-  const Socket socket(::socket(to.family(), SOCK_DGRAM | SOCK_CLOEXEC, 0));
-  SocketAddress own;
+  const TcpAddress& to = addresses.value().front();
+  const FileDescriptor socket(::socket(to.family(), SOCK_DGRAM | SOCK_CLOEXEC, 0));
+  TcpAddress own;
   own.size = sizeof own.storage;
-  if (::connect(socket.fd(), to.data(), to.size) != 0 ||
-      ::getsockname(socket.fd(), own.data(), &own.size) != 0) {
+  if (::connect(socket.get(), to.data(), to.size) != 0 ||
+      ::getsockname(socket.get(), own.data(), &own.size) != 0) {
     return Error{ErrorCode::unavailable, std::system_category().message(errno)};
   }
-  return own.text();
+  return own.host();
 }
 
 std::vector<NetworkInterface> interfaces() {
@@ -63,13 +64,13 @@ std::vector<NetworkInterface> interfaces() {
     if (entry->ifa_addr == nullptr) {
       continue;
     }
-    SocketAddress address;
+    TcpAddress address;
     address.size = entry->ifa_addr->sa_family == AF_INET    ? sizeof(sockaddr_in)
                    : entry->ifa_addr->sa_family == AF_INET6 ? sizeof(sockaddr_in6)
                                                             : 0;
     if (address.size > 0) {
       std::memcpy(&address.storage, entry->ifa_addr, address.size);
-      interface.addresses.push_back(address.text());
+      interface.addresses.push_back(address.host());
     }
   }
   ::freeifaddrs(list);
@@ -81,7 +82,7 @@ std::vector<NetworkInterface> interfaces() {
 }
 
 Status try_listen(const Endpoint& endpoint) {
-  const auto socket = listen_tcp(endpoint.host, endpoint.port);
+  const auto socket = listen_on(endpoint.host, endpoint.port);
   if (!socket) {
     return socket.error();
   }
@@ -131,7 +132,7 @@ std::optional<bool> clock_is_synchronised() {
 
 DoctorProbes system_probes() {
   DoctorProbes probes;
-  probes.resolve = resolve;
+  probes.resolve = resolve_host;
   probes.source_address = source_address;
   probes.interfaces = interfaces;
   probes.try_listen = try_listen;

@@ -6,11 +6,11 @@
 #include <thread>
 
 #include <hadal/cluster/node_group.h>
+#include <hadal/net/tcp.h>
 
 #include "catch.h"
 #include "frame.h"
 #include "handshake.h"
-#include "socket.h"
 #include "wire.h"
 
 #include <poll.h>
@@ -221,7 +221,7 @@ TEST_CASE("node group: a node does not trust a leader without the secret", "[clu
   const uint16_t port = local_address(listener.value().get()).value().port();
   std::jthread impostor([&] {
     auto accepted = accept_from(listener.value().get(), seconds_from_now(20));
-    const int fd = accepted.value().first.get();
+    const int fd = accepted.value().get();
     WireWriter challenge;
     challenge.put_u32(kGroupProtocol);
     challenge.put_raw(std::vector<std::byte>(32));
@@ -293,7 +293,7 @@ TEST_CASE("node group: a silent peer is lost at both ends", "[cluster]") {
   std::atomic<bool> is_cut{false};
   std::jthread proxy([&](const std::stop_token& stop) {
     auto accepted = accept_from(listener.value().get(), seconds_from_now(20));
-    const FileDescriptor near = std::move(accepted.value().first);
+    const FileDescriptor near = std::move(accepted.value());
     const FileDescriptor far = connect_raw(leader.port);
     std::byte buffer[4096];
     while (!stop.stop_requested()) {
