@@ -25,7 +25,10 @@ TEST_CASE("e2e: the article's request", "[e2e]") {
   const json reply = json::parse(answer->body);
   CHECK(reply["model"] == "/model");
   CHECK(reply["choices"][0]["message"]["role"] == "assistant");
-  CHECK(reply["choices"][0]["message"]["content"].get<std::string>().starts_with("<think>\n"));
+  const auto content = reply["choices"][0]["message"]["content"].get<std::string>();
+  // Draws have no seed here: one in some hundred answers ends with its first token and has no text.
+  const bool has_text = reply["usage"]["completion_tokens"] > 1;
+  CHECK(content.starts_with("<think>\n") == has_text);
   // BOS, user, six characters of three bytes, assistant, think, line break.
   CHECK(reply["usage"]["prompt_tokens"] == 2 + 18 + 3);
 }
