@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 
+from portable_paths import portable
+
 NO_DEVICE = 77
 START_TIMEOUT_S = 300
 
@@ -143,7 +145,7 @@ def main():
     report["problems"] = problems
     report["passed"] = not problems
     if args.out:
-        pathlib.Path(args.out).write_text(json.dumps(report, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        pathlib.Path(args.out).write_text(json.dumps(portable(report, root), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     for problem in problems:
         print("FAILED:", problem)
     return 1 if problems else 0

@@ -15,8 +15,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from pathlib import Path
 
 from group import Failure, Group, Loopback, Outcome, check, end_of, is_alive, under_load
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+sys.path.insert(0, str(ROOT / "scripts" / "lib"))
+from portable_paths import portable  # noqa: E402
 
 NULL = ["--runner", "null:2000", "--max-running-requests", "16", "--max-total-tokens", "262144"]
 
@@ -268,7 +273,7 @@ def write_report(run, rows):
         "results": rows,
     }
     with open(run.output, "w") as file:
-        json.dump(report, file, indent=1)
+        json.dump(portable(report, ROOT), file, indent=1)
         file.write("\n")
 
 
