@@ -1,7 +1,5 @@
 // On the GPU, too, a token's logits depend on its sequence alone, to the bit: hadal-mini, whose
 // sizes take the kernels of the large models.
-#include <random>
-
 #include "golden_model.h"
 
 namespace hadal::tiny {
@@ -10,15 +8,6 @@ namespace {
 constexpr size_t kPromptTokens = 200;
 constexpr size_t kAnswerTokens = 8;
 constexpr int32_t kOthers = 64;
-
-std::vector<int32_t> random_tokens(uint32_t seed, size_t count, int64_t vocab) {
-  std::mt19937 random(seed);
-  std::vector<int32_t> tokens(count);
-  for (int32_t& token : tokens) {
-    token = static_cast<int32_t>(random() % static_cast<uint32_t>(vocab));
-  }
-  return tokens;
-}
 
 /// One sequence of the test, its tokens known beforehand.
 struct Fixed {

@@ -1,21 +1,10 @@
 // A token's logits depend on its sequence alone, to the bit: not on the batch, the chunk, the
 // pages, or on whether generated tokens are computed one by one or again after a retraction.
-#include <random>
-
 #include "catch.h"
 #include "tiny_model.h"
 
 namespace hadal::tiny {
 namespace {
-
-std::vector<int32_t> random_tokens(uint32_t seed, size_t count, int64_t vocab) {
-  std::mt19937 random(seed);
-  std::vector<int32_t> tokens(count);
-  for (int32_t& token : tokens) {
-    token = static_cast<int32_t>(random() % static_cast<uint32_t>(vocab));
-  }
-  return tokens;
-}
 
 struct Fixture {
   DeepseekConfig config;

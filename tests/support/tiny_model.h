@@ -5,6 +5,7 @@
 #include <cstring>
 #include <fstream>
 #include <memory>
+#include <random>
 #include <string>
 #include <thread>
 #include <vector>
@@ -18,6 +19,15 @@
 #include "catch.h"
 
 namespace hadal::tiny {
+
+inline std::vector<int32_t> random_tokens(uint32_t seed, size_t count, int64_t vocab) {
+  std::mt19937 random(seed);
+  std::vector<int32_t> tokens(count);
+  for (int32_t& token : tokens) {
+    token = static_cast<int32_t>(random() % static_cast<uint32_t>(vocab));
+  }
+  return tokens;
+}
 
 /// The parsed goldens; read once.
 inline const nlohmann::json& goldens() {
