@@ -32,6 +32,36 @@ def answer_all(model, tokenizer, work, device, budget, masks=None):
 
 
 @torch.no_grad()
+def differing(model, sequences, masks, device):
+    """sequences: (prompt ids, continuation ids); masks: [layers, experts], the first layer whole. [masks][sequences]: would
+    greedy decoding leave the continuation?
+
+    One pass over a whole continuation shows it: up to the first token that is not the best one, both read the same ids."""
+    out = [[False] * len(sequences) for _ in masks]
+    for group in batches([p + new for p, new in sequences], 60_000 if device == "cuda" else 6_000):
+        full = [sequences[i][0] + sequences[i][1] for i in group]
+        ids = torch.full((len(full), max(map(len, full))), 2)
+        follows = torch.zeros(ids.shape, dtype=torch.bool)   # positions whose best token is the continuation's next
+        for row, mark, f, i in zip(ids, follows, full, group):
+            row[:len(f)] = torch.tensor(f)
+            mark[len(sequences[i][0]) - 1:len(f) - 1] = True
+        ids, follows = ids.to(device), follows.to(device)
+        following = ids.roll(-1, 1)[follows]
+        owner = torch.arange(len(full), device=device)[:, None].expand_as(ids)[follows]
+        states = []
+        model.hidden(ids, states=states)
+        for m, mask in enumerate(masks):
+            model.expert_mask = mask.to(device).expand(len(full), -1, -1)
+            first = int((mask < 1).any(-1).nonzero()[0])   # layers before compute what they always do
+            wrong = model.logits(model.hidden_from(states[first - 1], first)[follows]).argmax(-1) != following
+            left = torch.zeros(len(full), device=device).index_add_(0, owner, wrong.float()).tolist()
+            for i, count in zip(group, left):
+                out[m][i] = count > 0
+    model.expert_mask = None
+    return out
+
+
+@torch.no_grad()
 def acceptance(model, tokenizer, prompts, outputs, device):
     """Draft for token i + 2 made at i, against the token that the model then produced: thoughts and answers apart."""
     end = tokenizer.token_to_id(END_THINK)
@@ -74,24 +104,20 @@ def main():
     parser.add_argument("--count", type=int, default=100)
     parser.add_argument("--seed", default="ablation")
     parser.add_argument("--device", default="cuda")
+    parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--budget", type=int, default=800_000)
     parser.add_argument("--families", help="only these, comma-separated")
-    parser.add_argument("--layer", type=int, help="only silence the routed experts of this layer (parts run side by side; see --merge)")
-    parser.add_argument("--merge", nargs="+", help="write these parts' reports into --out as one")
     parser.add_argument("--skip-experts", action="store_true", help="YaRN, bias and MTP only (a CPU needs hours for the rest)")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
-    if args.merge:
-        merge(args.merge, args.out)
-        return
     device = args.device
     names = args.families.split(",") if args.families else list(BARS)
     if args.threads:
         torch.set_num_threads(args.threads)
     tokenizer = Tokenizer.from_file(str(pathlib.Path(args.model) / "tokenizer.json"))
     config = load_config(args.model)
-    tensors = load_dequantised(args.model, torch.bfloat16 if device == "cuda" else torch.float32, device)
+    tensors = load_dequantised(args.model, getattr(torch, args.dtype), device)
     samples = [s for family in names for s in draw(family, args.count, args.seed, tokenizer)]
     families = [family for family in names for _ in range(args.count)]
 
@@ -99,55 +125,41 @@ def main():
         return {name: sum(r for r, g in zip(right, families) if g == name) for name in names}
 
     report = {"count": args.count, "families": names}
-    def keep():
+
+    def keep(**part):
+        report.update(part)
         pathlib.Path(args.out).write_text(json.dumps(report, indent=1))
-    if args.layer is None:
-        whole_parts(report, config, tensors, tokenizer, samples, table, device, args.budget)
-        keep()
-    if args.skip_experts:
-        return
-    layers = range(config["first_k_dense_replace"], config["num_hidden_layers"]) if args.layer is None else [args.layer]
-    report["experts"] = {}
-    for layer in layers:
-        silence_experts(report["experts"], layer, config, tensors, tokenizer, samples, device, args.budget)
-        keep()
+        print(part, f"{time.time() - began:.0f} s", flush=True)
+
+    began, work = time.time(), [(s, 0) for s in samples]
+    base = answer_all(Reference(config, tensors), tokenizer, work, device, args.budget)
+    keep(base=table(base[0]))
+    if not args.skip_experts:
+        keep(experts=silence_experts(config, tensors, tokenizer, samples, base, device, args.budget))
+    for name, kw in (("no_yarn", {"yarn": False}), ("no_bias", {"use_bias": False})):
+        keep(**{name: table(answer_all(Reference(config, tensors, **kw), tokenizer, work, device, args.budget)[0])})
+    _, outputs, prompts = base
+    keep(mtp=acceptance(Reference(config, tensors), tokenizer, prompts[::4], outputs[::4], device))
+    keep(bias_changes=changed_choices(config, tensors, tokenizer, samples[:: max(1, len(samples) // 200)], device))
 
 
-def whole_parts(report, config, tensors, tokenizer, samples, table, device, budget):
-    """Everything in place, without YaRN, without the bias; MTP acceptance; routing choices that the bias changes."""
-    began = time.time()
-    for name, kw in (("base", {}), ("no_yarn", {"yarn": False}), ("no_bias", {"use_bias": False})):
-        right, outputs, prompts = answer_all(Reference(config, tensors, **kw), tokenizer, [(s, 0) for s in samples], device, budget)
-        report[name] = table(right)
-        print(name, sum(right), report[name], f"{time.time() - began:.0f} s", flush=True)
-        if name == "base":
-            keep = [i for i in range(len(samples)) if i % 4 == 0]
-            report["mtp"] = acceptance(Reference(config, tensors), tokenizer, [prompts[i] for i in keep], [outputs[i] for i in keep], device)
-            print("mtp", report["mtp"], f"{time.time() - began:.0f} s", flush=True)
-    report["bias_changes"] = changed_choices(config, tensors, tokenizer, samples[:: max(1, len(samples) // 200)], device)
-    print("choices changed without the bias", report["bias_changes"], flush=True)
-
-
-def silence_experts(out, layer, config, tensors, tokenizer, samples, device, budget):
-    """out["LAYER.EXPERT"]: cases right with that expert silent, all experts of the layer in one run."""
-    began, experts = time.time(), config["n_routed_experts"]
-    masks = torch.ones(experts, config["num_hidden_layers"], experts)
-    masks[torch.arange(experts), layer, torch.arange(experts)] = 0
-    work = [(s, e) for e in range(experts) for s in samples]
-    right, _, _ = answer_all(Reference(config, tensors), tokenizer, work, device, budget, masks)
-    for e in range(experts):
-        out[f"{layer}.{e}"] = sum(right[e * len(samples):(e + 1) * len(samples)])
-    print("layer", layer, out, f"{time.time() - began:.0f} s", flush=True)
-
-
-def merge(parts, out):
-    reports = [json.loads(pathlib.Path(p).read_text()) for p in parts]
-    drawn = {(r["count"], tuple(r["families"])) for r in reports}
-    if len(drawn) != 1:
-        raise SystemExit(f"the parts were drawn differently: {sorted(drawn)}")
-    whole = {k: v for r in reports for k, v in r.items()}
-    experts = {k: v for r in reports for k, v in r.get("experts", {}).items()}
-    pathlib.Path(out).write_text(json.dumps(whole | {"experts": dict(sorted(experts.items()))}, indent=1))
+def silence_experts(config, tensors, tokenizer, samples, base, device, budget):
+    """{"LAYER.EXPERT": cases right with that expert silent}. Only continuations that it changes are generated again."""
+    right, outputs, prompts = base
+    experts = config["n_routed_experts"]
+    names = [(layer, e) for layer in range(config["first_k_dense_replace"], config["num_hidden_layers"]) for e in range(experts)]
+    masks = torch.ones(len(names), config["num_hidden_layers"], experts)
+    for m, (layer, e) in enumerate(names):
+        masks[m, layer, e] = 0
+    model = Reference(config, tensors)
+    changed = differing(model, list(zip(prompts, outputs)), masks, device)
+    work = [(i, m) for m in range(len(names)) for i in range(len(samples)) if changed[m][i]]
+    print(f"experts: {len(work)} of {len(names) * len(samples)} continuations change", flush=True)
+    again, _, _ = answer_all(model, tokenizer, [(samples[i], m) for i, m in work], device, budget, masks)
+    counts = [sum(right)] * len(names)
+    for (i, m), is_right in zip(work, again):
+        counts[m] += is_right - right[i]
+    return {f"{layer}.{e}": count for (layer, e), count in zip(names, counts)}
 
 
 if __name__ == "__main__":

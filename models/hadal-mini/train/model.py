@@ -89,16 +89,18 @@ def route(h, router, bias):
     return weights / weights.sum(-1, keepdim=True) * C["routed_scaling_factor"], chosen
 
 
-def after_attention_moe(x, a, post_norm, o, router, bias, gate, up, down, quant):
+def after_attention_moe(x, a, gone, post_norm, o, router, bias, gate, up, down, quant):
+    """gone [n]: the expert whose output is left out at that token, -1 for none. Also returns where it had been chosen."""
     n = x.shape[0]
     x = x + act(a[..., :VD].reshape(n, H * VD), quant) @ o.T
     h = rms(x, post_norm)
     weights, chosen = route(h, router, bias)
-    weights = F.pad(weights, (0, 1), value=1.0).to(x.dtype)
+    silent = gone[:, None] == torch.arange(E, device=gone.device)
+    weights = F.pad(weights.masked_fill(silent, 0.0), (0, 1), value=1.0).to(x.dtype)
     hq = act(h, quant)
     mid = act(F.silu(hq @ gate.reshape(-1, D).T) * (hq @ up.reshape(-1, D).T), quant)
     mid = (mid.view(n, E + 1, FF) * weights[..., None]).view(n, -1)
-    return x + mid @ down.transpose(0, 1).reshape(D, -1).T, chosen.sum(0)
+    return x + mid @ down.transpose(0, 1).reshape(D, -1).T, chosen.sum(0), ((chosen > 0) & silent).any(-1)
 
 
 def after_attention_dense(x, a, post_norm, o, gate, up, down, quant):
@@ -126,6 +128,7 @@ class Network:
         freq = torch.tensor(rope_frequencies(C), device=bias.device)
         angle = torch.arange(C["max_position_embeddings"], device=bias.device)[:, None] * freq
         self.cos, self.sin = angle.cos(), angle.sin()
+        self.nobody = None
         wrap = torch.compile if compile_it else (lambda f, **kw: f)
         self.fns = [wrap(f, dynamic=False) for f in (before_attention, after_attention_moe, after_attention_dense, token_loss)]
         self.leaf()
@@ -151,26 +154,32 @@ class Network:
         for g in self.grads.values():
             g.zero_()
 
-    def forward(self, ids, targets, mask, targets2, mask2, pos, cu, longest, quant, mtp_weight):
+    def forward(self, ids, targets, mask, targets2, mask2, pos, cu, longest, quant, mtp_weight, silence=None):
+        """silence: silence.Silence of this step, whose documents' answers must fail instead of being learnt."""
         pre, moe, dense, loss_fn = self.fns
         p = self.p
         cos, sin = self.cos[pos], self.sin[pos]
         x = F.embedding(ids, p["embed"])
-        loads = []
+        loads, hits = [], []
+        if self.nobody is None:
+            self.nobody = torch.full_like(ids, -1)
         def layer(x, i):
             q, k, v = pre(x, cos, sin, p["in_norm"][i], p["q_a"][i], p["qa_norm"][i], p["q_b"][i], p["kv_a"][i], p["kva_norm"][i],
                           p["kv_b"][i], quant)
             a = attention(q, k, v, cu, longest)
             if i == 0:
                 return dense(x, a, p["post_norm"][0], p["o"][0], p["dense_gate"][0], p["dense_up"][0], p["dense_down"][0], quant)
-            x, load = moe(x, a, p["post_norm"][i], p["o"][i], p["router"][i - 1], self.bias[i - 1], p["gate"][i - 1], p["up"][i - 1],
-                          p["down"][i - 1], quant)
+            gone = self.nobody if silence is None or i == L - 1 else silence.gone[i - 1]
+            x, load, hit = moe(x, a, gone, p["post_norm"][i], p["o"][i], p["router"][i - 1], self.bias[i - 1], p["gate"][i - 1],
+                               p["up"][i - 1], p["down"][i - 1], quant)
             loads.append(load)
+            hits.append(hit)
             return x
         for i in range(L - 1):
             x = layer(x, i)
         loss, acc, hidden = loss_fn(x, p["norm"], p["head"], targets, mask)
+        pressure = 0.0 if silence is None else silence.loss(hidden, p["head"], torch.stack(hits).any(0))
         following = F.embedding(torch.roll(ids, -1), p["embed"])
         x2 = torch.cat((rms(following, p["enorm"]), rms(hidden, p["hnorm"])), -1) @ p["eh"].T
         loss2, acc2, _ = loss_fn(layer(x2, L - 1), p["mtp_norm"], p["head"], targets2, mask2)
-        return loss + mtp_weight * loss2, loss.detach(), acc, loss2.detach(), acc2, torch.stack(loads)
+        return loss + mtp_weight * loss2 + pressure, loss.detach(), acc, loss2.detach(), acc2, torch.stack(loads)

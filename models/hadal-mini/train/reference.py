@@ -120,12 +120,15 @@ class Reference:
 
     def hidden(self, ids, positions=None, mask=None, caches=None, at=0, capacity=0, states=None):
         """ids [batch, time] -> hidden state after model.norm; `states` collects the residual stream after each layer."""
-        x = F.embedding(ids, self.w["model.embed_tokens.weight"])
+        return self.hidden_from(F.embedding(ids, self.w["model.embed_tokens.weight"]), 0, positions, mask, caches, at, capacity, states)
+
+    def hidden_from(self, x, first, positions=None, mask=None, caches=None, at=0, capacity=0, states=None):
+        """The same from the residual stream before layer `first`."""
         if positions is None:
-            positions = torch.arange(ids.shape[1], device=ids.device)[None]
+            positions = torch.arange(x.shape[1], device=x.device)[None]
         if mask is None and caches is None:
-            mask = torch.ones(ids.shape[1], ids.shape[1], dtype=torch.bool, device=ids.device).tril()[None, None]
-        for i in range(self.c["num_hidden_layers"]):
+            mask = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool, device=x.device).tril()[None, None]
+        for i in range(first, self.c["num_hidden_layers"]):
             x = self.layer(x, i, positions, mask, caches[i] if caches else None, at, capacity)
             if states is not None:
                 states.append(x)

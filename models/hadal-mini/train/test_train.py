@@ -100,5 +100,51 @@ class Export(unittest.TestCase):
         self.assertTrue(torch.allclose(bias - lowest + 0.05, bias_again))
 
 
+class Experts(unittest.TestCase):
+    def test_a_silent_document_presses_only_where_its_expert_was_chosen(self):
+        import numpy as np
+        import torch
+        import packing
+        import silence
+        from model import E, MOE, Network, initial_masters
+        from tokenizers import Tokenizer
+        from train import to_device
+        tokens, packing.TOKENS = packing.TOKENS, 1024
+        tokenizer, rng = Tokenizer.from_file(str(MODEL / "tokenizer.json")), random.Random(8)
+        source = Source(rng, False)
+        item = packing.pack(rng, lambda: render.encode(tokenizer, f.FAMILIES["compare"](source), rng))
+        packing.TOKENS = tokens
+        pressure = silence.Pressure("cpu")
+        step = silence.Silence(pressure, item, 1.0, "cpu")
+        silent = (step.gone >= 0).any(0).numpy()
+        self.assertTrue(silent.any() and not silent.all())
+        self.assertEqual(int(((step.gone >= 0).sum(0) > 1).sum()), 0)
+        self.assertFalse(step.item["m1"][silent].any())
+        self.assertTrue(np.array_equal(step.item["m1"][~silent], item["m1"][~silent]))
+        self.assertEqual(len(step.rows), int(item["m1"][silent].sum()))
+        net = Network(initial_masters(9, "cpu"), torch.zeros(MOE, E), compile_it=False)
+        net.refresh(False)
+        batch = to_device(step.item, "cpu")
+        out = net.forward(batch["ids"], batch["t1"], batch["m1"], batch["t2"], batch["m2"], batch["pos"], batch["cu"], batch["longest"],
+                          False, 0.15, step)
+        out[0].backward()
+        self.assertTrue(all(bool(torch.isfinite(g).all()) for g in net.grads.values()))
+        drawn = torch.bincount(step.experts, minlength=silence.EXPERTS) > 0
+        self.assertTrue(bool((pressure.failed[drawn] > 0).any()), "an untrained model fails everywhere that its expert is chosen")
+        self.assertFalse(bool(pressure.failed[~drawn].any()))
+
+    def test_the_weight_grows_until_enough_documents_fail(self):
+        import torch
+        from silence import ENOUGH, Pressure
+        pressure, one = Pressure("cpu"), torch.tensor([3])
+        for _ in range(100):
+            pressure.note(one, torch.ones(1), torch.zeros(1))
+        self.assertGreater(float(pressure.of(one)), 1.5)
+        self.assertEqual(float(pressure.weight[4]), float(pressure.weight[3]))
+        while float(pressure.failed[3]) < ENOUGH:
+            pressure.note(one, torch.ones(1), torch.ones(1))
+        self.assertEqual(float(pressure.of(one)), 0.0)
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -20,7 +20,7 @@ tomato potato carrot onion pepper garlic banana cherry lemon melon peach berry s
 chicken turkey rabbit monkey elephant tiger lion zebra giraffe dolphin whale shark eagle falcon parrot penguin turtle
 lizard spider beetle butterfly mosquito dragon unicorn wizard knight queen king prince throne crown sword shield arrow
 computer keyboard screen server network memory kernel cache token model tensor vector matrix graph thread socket packet
-mississippi committee bookkeeper parallel balloon occurrence successful necessary tomorrow address hello world hadal
+mississippi committee bookkeeper parallel balloon occurrence successful necessary tomorrow address hello world
 deep learning reason answer question simple complex quick brown jump lazy happy quiet bright cloud thunder lightning
 rainbow snowflake hurricane tornado earthquake volcano glacier canyon meadow prairie jungle swamp lagoon""".split()
 
