@@ -90,6 +90,9 @@ void CpuOps::latent_write(const LatentWriteArgs& args, Stream& /*stream*/) {
     load_row(kernels_, args.kv_latent, m, 0, width, x);
     normalise(x, weights, latents);
     const int64_t position = geometry.positions.as<int32_t>()[m];
+    if (position < 0) {
+      return;
+    }
     rope(x + latents, args.rope_table.row<float>(position), rope_dim);
     const int64_t page = page_of(geometry, geometry.token_rows.as<int32_t>()[m], position);
     HADAL_CHECK(page >= 0 && page < args.kv_pages.shape[0], "latent_write: page out of bounds");
@@ -111,7 +114,11 @@ void CpuOps::rope_query(const RopeQueryArgs& args, Stream& /*stream*/) {
   q.strides = Shape{heads * head_dim, 1};
   for_rows(args.q.shape[0], heads * rope_dim, [&](int64_t m, int32_t thread) {
     float* x = scratch(thread).row.at_least(rope_dim);
-    const float* angles = args.rope_table.row<float>(args.geometry->positions.as<int32_t>()[m]);
+    const int64_t position = args.geometry->positions.as<int32_t>()[m];
+    if (position < 0) {
+      return;
+    }
+    const float* angles = args.rope_table.row<float>(position);
     for (int64_t head = 0; head < heads; ++head) {
       const int64_t column = (head + 1) * head_dim - rope_dim;
       load_row(kernels_, q, m, column, rope_dim, x);
@@ -179,6 +186,13 @@ void CpuOps::attention_generated(const AttentionArgs& args, Stream& /*stream*/) 
       continue;
     }
     const int32_t length = geometry.positions.as<int32_t>()[m] + 1;
+    if (length == 0) {
+      const int64_t columns = args.out.values.shape[1];
+      float* zeros = scratch(0).row.at_least(columns);
+      std::fill_n(zeros, columns, 0.0F);
+      store_activation(kernels_, args.out, m, 0, columns, zeros);
+      continue;
+    }
     const auto chunks = static_cast<int32_t>((length + kKvChunk - 1) / kKvChunk);
     const auto planned = static_cast<int64_t>(batch.chunks.size()) + chunks;
     if (planned * batch.heads * (batch.latents + 2) > kWorkspaceFloats) {

@@ -153,10 +153,16 @@ void CpuOps::router(const RouterArgs& args, Stream& /*stream*/) {
   matmul(cpu_weight(args.weight).matrices[0].matrix(), rows, num_rows, out);
   RouterScratch s;
   for (int64_t m = 0; m < num_rows; ++m) {
+    auto* ids = args.out_ids.row<int32_t>(m);
+    auto* weights = args.out_weights.row<float>(m);
+    if (!args.positions.empty() && args.positions.as<int32_t>()[m] < 0) {
+      std::fill_n(ids, args.top_k, -1);
+      std::fill_n(weights, args.top_k, 0.0F);
+      continue;
+    }
     float* scores = logits + m * num_experts;
     score(args.method, scores, num_experts);
-    route(
-        args, scores, num_experts, s, args.out_ids.row<int32_t>(m), args.out_weights.row<float>(m));
+    route(args, scores, num_experts, s, ids, weights);
   }
 }
 

@@ -343,8 +343,11 @@ __global__ void __launch_bounds__(kThreads, 2) split_kernel(DecodeParams p) {
   store_split<kTiles>(p, first_head, running);
 }
 
-/// Latents of one (token, head) from its splits, two a thread.
+/// Latents of one (token, head) from its splits, two a thread; zeros without any.
 __device__ float2 merge_splits(const DecodeParams& p, int64_t index, int64_t head, int32_t splits) {
+  if (splits == 0) {
+    return make_float2(0.0F, 0.0F);
+  }
   const int64_t slot = index * p.most_splits;
   float max = -INFINITY;
   for (int32_t i = 0; i < splits; ++i) {

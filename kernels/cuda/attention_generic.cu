@@ -219,7 +219,7 @@ __global__ void __launch_bounds__(kThreads) generic_merge_kernel(GenericDecodePa
     for (int32_t i = 0; i < splits; ++i) {
       sum += partial[i * stride + c] * expf(partial[i * stride + s.latents] - max);
     }
-    memory[c] = sum / total;
+    memory[c] = splits > 0 ? sum / total : 0.0F;
   }
   __syncthreads();
   const int64_t slab = static_cast<int64_t>(head) * (s.nope + s.value) + s.nope;

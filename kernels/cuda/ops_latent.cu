@@ -135,6 +135,9 @@ __global__ void __launch_bounds__(kThreads) latent_write_kernel(LatentParams p) 
   }
   const float factor = norm_factor(p.kv, m, p.latents, p.eps, scratch);
   const int64_t position = p.geometry.positions[m];
+  if (position < 0) {
+    return;
+  }
   const int64_t row = p.geometry.token_rows[m];
   const int64_t page =
       p.geometry.page_table[row * p.geometry.table_stride + position / kKvPageTokens];
@@ -173,7 +176,11 @@ __global__ void __launch_bounds__(kThreads) rope_query_kernel(PlainMatrix q,
   }
   const int64_t i = index % half;
   const int64_t row = index / half;
-  const float* angles = rope_table + positions[row / heads] * rope_stride;
+  const int64_t position = positions[row / heads];
+  if (position < 0) {
+    return;
+  }
+  const float* angles = rope_table + position * rope_stride;
   const int64_t column = head_dim - 2 * half + 2 * i;
   const ConstPlainMatrix source{q.data, q.stride, q.is_bf16};
   const float even = load_plain(source, row, column);

@@ -14,6 +14,7 @@ constexpr int32_t kMaxExperts = 1024;  ///< 32 candidates a lane
 struct SelectArgs {
   const float* logits;  ///< [rows][experts]
   const float* bias;
+  const int32_t* positions;  ///< null = every row chooses
   int32_t* ids;
   float* weights;
   int64_t id_stride;
@@ -140,13 +141,20 @@ __global__ void __launch_bounds__(kWarps * 32) select_kernel(SelectArgs args) {
   if (row >= args.rows) {
     return;
   }
+  int32_t* ids = args.ids + row * args.id_stride;
+  float* weights = args.weights + row * args.weight_stride;
+  if (args.positions != nullptr && args.positions[row] < 0) {
+    for (int32_t k = lane; k < args.top_k; k += 32) {
+      ids[k] = -1;
+      weights[k] = 0.0F;
+    }
+    return;
+  }
   float* scores = memory + static_cast<int64_t>(warp) * args.experts * 3;
   float* choice = scores + args.experts;
   float* group_scores = choice + args.experts;
   score(args, args.logits + row * args.experts, scores, choice);
   uint32_t mask = eligible(args, choice, group_scores);
-  int32_t* ids = args.ids + row * args.id_stride;
-  float* weights = args.weights + row * args.weight_stride;
   float total = 0.0F;
   for (int32_t k = 0; k < args.top_k; ++k) {
     const int32_t id = take_best(choice, args.experts, mask);
@@ -187,6 +195,7 @@ void CudaOps::router(const RouterArgs& args, Stream& stream) {
   SelectArgs select{};
   select.logits = logits;
   select.bias = args.bias.as<float>();
+  select.positions = args.positions.as<int32_t>();
   select.ids = args.out_ids.as<int32_t>();
   select.weights = args.out_weights.as<float>();
   select.id_stride = args.out_ids.strides[0];

@@ -47,6 +47,7 @@ void run_experts(const LayerRun& run) {
   const bool fold = sizes.shared_is_folded;
   const auto first_expert = static_cast<int32_t>(sizes.first_expert);
   c.ops.router({.x = t.x_plain,
+                .positions = run.geometry.positions,
                 .weight = run.weights.router.get(),
                 .bias = run.weights.correction_bias.view,
                 .method = router_method(config.topk_method),

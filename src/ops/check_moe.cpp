@@ -34,6 +34,8 @@ Status check(const RouterArgs& args) {
   const int64_t num_experts = args.weight->out_features();
   HADAL_RETURN_IF_ERROR(
       tensor("x", args.x, {DType::f32, DType::bf16}, Shape{rows, args.weight->in_features()}));
+  HADAL_RETURN_IF_ERROR(
+      ops_check::optional_tensor("positions", args.positions, {DType::i32}, Shape{rows}));
   if (args.method == RouterMethod::noaux_tc) {
     HADAL_RETURN_IF_ERROR(tensor("bias", args.bias, {DType::f32}, Shape{num_experts}));
   } else {

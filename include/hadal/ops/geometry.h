@@ -6,6 +6,11 @@
 // A token's KV position p of batch row r is token p % 64 of page page_table[r][p / 64]. Two rows of
 // a step may share pages (the end of a prompt and recomputed generated tokens): all KV of a layer
 // is written before any attention of that layer reads.
+//
+// A row may be padding, so that a step has a size for which a graph was captured: a generated row
+// of one token at position -1, with a kv_length of 0 and no pages. Its token id is any of the
+// vocabulary. Ops leave it without effect on the cache, on experts and on other rows; what they
+// write for it is finite.
 #pragma once
 
 #include <cstdint>
@@ -25,7 +30,7 @@ inline constexpr uint8_t kFormGenerated = 1;
 struct BatchGeometry {
   ConstTensorView row_offsets{};  ///< [R + 1] i32: first token of each row; the last entry is M
   ConstTensorView token_rows{};   ///< [M] i32: the row of each token
-  ConstTensorView positions{};    ///< [M] i32: position of each token in its sequence
+  ConstTensorView positions{};    ///< [M] i32: position of each token in its sequence; -1 = padding
   ConstTensorView kv_lengths{};   ///< [R] i32: tokens in the cache once this step's are written
   ConstTensorView page_table{};   ///< [R, max_pages] i32; dimension 0 may be strided
   ConstTensorView forms{};        ///< [R] u8: kFormPrompt or kFormGenerated

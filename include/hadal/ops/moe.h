@@ -27,7 +27,10 @@ enum class RouterMethod : uint8_t {
 /// Scores in float32 from x as given. Ties go to the lowest id; experts outside the chosen groups
 /// cannot be chosen. NaN scores count as the lowest.
 struct RouterArgs {
-  ConstTensorView x{};             ///< [M, H] f32 or bf16 (never E4M3: selections would change)
+  ConstTensorView x{};  ///< [M, H] f32 or bf16 (never E4M3: selections would change)
+  /// [M] i32, as in BatchGeometry: rows at position -1 choose no expert (ids -1, weights 0).
+  /// Absent = every row chooses.
+  ConstTensorView positions{};
   const Weight* weight = nullptr;  ///< role router: [E, H]
   ConstTensorView bias{};          ///< [E] f32, noaux_tc only
   RouterMethod method = RouterMethod::greedy;
@@ -36,14 +39,14 @@ struct RouterArgs {
   int32_t top_groups = 1;       ///< topk_group
   bool norm_top_k = false;      ///< weights are divided by their sum + 1e-20, before the factor
   float scaling_factor = 1.0F;  ///< routed_scaling_factor
-  TensorView out_ids{};         ///< [M, top_k] i32: global expert ids, best first
+  TensorView out_ids{};         ///< [M, top_k] i32: global expert ids, best first; -1 = none
   TensorView out_weights{};     ///< [M, top_k] f32
 };
 
 /// inner[m * slots + s] = silu(x[m] * gate^T) * (x[m] * up^T) of the expert of slot s.
 struct MoeGateUpArgs {
   ConstActivationView x{};          ///< [M, H], any format
-  ConstTensorView expert_ids{};     ///< [M, top_k] i32, global
+  ConstTensorView expert_ids{};     ///< [M, top_k] i32, global; -1 = none
   const Weight* experts = nullptr;  ///< role gate_up: the local experts, [I, H] twice each
   int32_t first_expert = 0;         ///< global id of local expert 0
   const Weight* shared = nullptr;  ///< role gate_up, one expert of the same I: slot top_k; optional
