@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the tests of ops, goldens and NCCL and runs every case on the GPU of this machine, each in a process of its
+# Builds the tests of ops, goldens, a rank's graphs and NCCL and runs every case on the GPU of this machine, each in a process of its
 # own, so that one that aborts costs no other. Needs nvcc, cmake, ninja, the headers of Catch2 and nlohmann JSON,
 # and python3; nothing is installed.
 #
@@ -31,8 +31,8 @@ begin=$(date +%s)
 cmake -S "$HADAL_ROOT" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DHADAL_WERROR=OFF \
   -DHADAL_CUDA=ON -DHADAL_OPS_ONLY=ON -DHADAL_CUDA_ARCHS="$archs" >"$build.log" 2>&1 ||
   { cat "$build.log"; exit 1; }
-targets=(ops_gpu_test golden_gpu_test)
-programs=$build/tests/ops/ops_gpu_test:$build/tests/model/golden_gpu_test
+targets=(ops_gpu_test golden_gpu_test rank_gpu_test)
+programs=$build/tests/ops/ops_gpu_test:$build/tests/model/golden_gpu_test:$build/tests/gpu/rank_gpu_test
 if [ -z "$sanitize" ] && grep -q '^build nccl_test:' "$build/build.ninja"; then  # where NCCL is
   targets+=(nccl_test)
   programs+=:$build/tests/gpu/nccl_test

@@ -81,6 +81,7 @@ class CudaBackend final : public Backend {
  public:
   CudaBackend(const DeviceInfo& info, const CudaBackendConfig& config)
       : info_(info),
+        has_graphs_(!config.sync_every_op),
         rounds_inputs_(config.e4m3_activations && info.compute_capability >= kFp8Capability),
         ops_(info, config.sync_every_op) {}
 
@@ -182,7 +183,8 @@ class CudaBackend final : public Backend {
 
   Ops& ops() override { return ops_; }
 
-  bool has_graphs() const override { return true; }
+  /// A capture may not wait, as ops do for debugging.
+  bool has_graphs() const override { return has_graphs_; }
 
   Result<std::unique_ptr<Graph>> capture(Stream& stream,
                                          const std::function<void()>& work) override {
@@ -209,6 +211,7 @@ class CudaBackend final : public Backend {
   }
 
   const DeviceInfo info_;
+  const bool has_graphs_;
   const bool rounds_inputs_;
   cuda::CudaOps ops_;
 };

@@ -47,6 +47,7 @@ StepBenchConfig step_config(const Config& config, const std::filesystem::path& m
   runner.device = device_of(config);
   runner.base_gpu_id = config.runner.base_gpu_id;
   runner.e4m3_activations = runner.device == DeviceType::cuda && config.runner.fp8_activations;
+  runner.graphs = config.runner.graphs;
   result.rank = config.bench.as_rank;
   result.batches = config.bench.batches;
   result.context = config.bench.context;
@@ -110,6 +111,8 @@ json step_json(const Measured& step, double read_bytes_per_s) {
           {"step_ms", report.median_s * 1e3},
           {"step_p10_ms", report.p10_s * 1e3},
           {"step_p90_ms", report.p90_s * 1e3},
+          {"overlapped_step_ms", report.overlapped_s * 1e3},
+          {"cuda_graph", report.has_graph},
           {"tokens_per_s", tokens / report.median_s},
           {"ops_ms", seconds * 1e3},
           {"step_bytes", bytes},
@@ -121,19 +124,20 @@ json step_json(const Measured& step, double read_bytes_per_s) {
 }
 
 void print_table(const json& step) {
-  std::fprintf(
-      stderr,
-      "%s of %d rows, %.0f tokens, context %d: %.3f ms (p10 %.3f, p90 %.3f), %.0f tokens/s, "
-      "%.1f %% of the read ceiling\n",
-      step["kind"].get<std::string>().c_str(),
-      step["rows"].get<int>(),
-      step["tokens"].get<double>(),
-      step["context"].get<int>(),
-      step["step_ms"].get<double>(),
-      step["step_p10_ms"].get<double>(),
-      step["step_p90_ms"].get<double>(),
-      step["tokens_per_s"].get<double>(),
-      100 * step["read_ceiling_fraction"].get<double>());
+  std::fprintf(stderr,
+               "%s of %d rows, %.0f tokens, context %d%s: %.3f ms (p10 %.3f, p90 %.3f; %.3f when "
+               "overlapped), %.0f tokens/s, %.1f %% of the read ceiling\n",
+               step["kind"].get<std::string>().c_str(),
+               step["rows"].get<int>(),
+               step["tokens"].get<double>(),
+               step["context"].get<int>(),
+               step["cuda_graph"].get<bool>() ? ", CUDA graph" : "",
+               step["step_ms"].get<double>(),
+               step["step_p10_ms"].get<double>(),
+               step["step_p90_ms"].get<double>(),
+               step["overlapped_step_ms"].get<double>(),
+               step["tokens_per_s"].get<double>(),
+               100 * step["read_ceiling_fraction"].get<double>());
   for (const json& op : step["ops"]) {
     std::fprintf(stderr,
                  "  %-28s %4d x %10.1f us %9.1f MB %9.1f GFLOP %6.1f %%\n",
@@ -201,12 +205,24 @@ int run_bench_step(const Config& config, const Environment& environment) {
   report["weight_bytes"] = steps.weight_bytes();
   report["load_s"] = steps.load_s();
   report["ceilings"] = ceilings.value();
+  const CaptureReport& captured = steps.capture_report();
+  report["cuda_graphs"] = {{"batches", captured.batches},
+                           {"lengths", captured.lengths},
+                           {"capture_s", captured.seconds},
+                           {"bytes", captured.bytes}};
   std::fprintf(stderr,
                "%s: %.3f GB of weights in %.1f s; reads %.0f GB/s\n",
                ceilings.value()["device"].get<std::string>().c_str(),
                static_cast<double>(steps.weight_bytes()) / 1e9,
                steps.load_s(),
                ceilings.value()["read_bytes_per_s"].get<double>() / 1e9);
+  if (!captured.batches.empty()) {
+    std::fprintf(stderr,
+                 "%zu CUDA graphs captured in %.2f s, %.1f MB\n",
+                 captured.batches.size() * captured.lengths.size(),
+                 captured.seconds,
+                 static_cast<double>(captured.bytes) / 1e6);
+  }
   auto results = measure_steps(config, steps, ceilings.value()["read_bytes_per_s"].get<double>());
   if (!results) {
     return fail(model_exit_code(results.error()), results.error());

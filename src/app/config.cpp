@@ -83,6 +83,22 @@ class FlagReader {
     out = std::move(numbers);
   }
 
+  /// Any number of words, an integer each.
+  void integer_list(std::string_view name, int64_t low, int64_t high, std::vector<int32_t>& out) {
+    std::vector<std::string> words;
+    list(name, words);
+    for (const std::string& word : words) {
+      int32_t number = 0;
+      const char* end = word.data() + word.size();
+      const auto parsed = std::from_chars(word.data(), end, number);
+      if (parsed.ec != std::errc{} || parsed.ptr != end || number < low || number > high) {
+        fail(name, "integers in " + std::to_string(low) + ".." + std::to_string(high), word);
+        return;
+      }
+      out.push_back(number);
+    }
+  }
+
   void number(std::string_view name, double low, double high, double& out) {
     const std::string* value = last(name);
     if (value == nullptr) {
@@ -230,6 +246,10 @@ void read_runner(FlagReader& reader, Config& config) {
   reader.integer("base-gpu-id", 0, 1023, runner.base_gpu_id);
   reader.toggle("fp8-activations", runner.fp8_activations);
   reader.toggle("enable-nccl-nvls", runner.enable_nccl_nvls);
+  runner.graphs.is_enabled = !reader.has("disable-cuda-graph");
+  runner.graphs.pads = !reader.has("disable-cuda-graph-padding");
+  reader.integer("cuda-graph-max-bs", 1, 4096, runner.graphs.max_batch);
+  reader.integer_list("cuda-graph-bs", 1, 4096, runner.graphs.batches);
   runner.plans_ahead = !reader.has("disable-overlap-schedule");
   reader.integer("cpu-threads", 1, 1024, runner.cpu_threads);
   reader.number("mem-fraction-static", 0.01, 0.99, runner.memory_fraction);
@@ -416,7 +436,8 @@ Status read_layout(FlagReader& reader, const Environment& environment, Config& c
 
 /// cuda_only flags that the CUDA backend follows, or whose wish it always fulfils.
 constexpr std::string_view kFollowedOnCuda =
-    "enable-nccl-nvls,disable-cuda-graph,disable-custom-all-reduce,fp8-activations";
+    "enable-nccl-nvls,disable-cuda-graph,disable-cuda-graph-padding,cuda-graph-max-bs,"
+    "cuda-graph-bs,disable-custom-all-reduce,fp8-activations";
 
 }  // namespace
 

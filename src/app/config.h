@@ -14,6 +14,7 @@
 #include <hadal/base/result.h>
 #include <hadal/comm/process_communicator.h>
 #include <hadal/engine/engine.h>
+#include <hadal/runtime/graph_config.h>
 #include <hadal/runtime/model_runner.h>
 
 #include "arguments.h"
@@ -58,6 +59,7 @@ struct RunnerOptions {
   int32_t base_gpu_id = 0;              ///< the GPU of this node's first rank
   bool fp8_activations = false;         ///< CUDA: inputs of FP8 linears in E4M3
   bool enable_nccl_nvls = false;
+  GraphConfig graphs;
   CpuMode cpu_mode = CpuMode::fast;
   KvDtype kv_dtype = KvDtype::automatic;
   int32_t cpu_threads = 0;        ///< 0 = all cores

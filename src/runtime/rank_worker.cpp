@@ -1,9 +1,15 @@
-// The life of a step on one rank: apply updates, copy pages, stage inputs, forward, sample,
+// The life of a step on one rank: apply updates, copy pages, stage inputs, forward, sample;
 // collect.
+//
+// Nothing between submit and collect waits for the device. A graph holds the forward pass alone:
+// what varies with the requests (how many rows want logits, biases, best tokens) comes after it, op
+// by op, and is given to the stream long before the graph ends.
 #include "rank_worker.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
+#include <set>
 #include <string>
 
 #include "model_setup.h"
@@ -11,39 +17,41 @@
 namespace hadal {
 namespace {
 
+constexpr int64_t kAlign = 256;
+
 Error bad_plan(const std::string& what) {
   return {ErrorCode::data_loss, "plan: " + what};
 }
 
-/// Room for the results of `entries` asks with `top` best tokens each: five arrays, each aligned.
-int64_t result_bytes(int64_t entries, int64_t top) {
-  return 2 * 4 * entries + entries + 2 * 4 * entries * top + 5 * 256;
+int64_t aligned(int64_t bytes) {
+  return (bytes + kAlign - 1) / kAlign * kAlign;
 }
 
 TensorView take_state(std::byte*& at, DType dtype, const Shape& shape, Device device) {
   const TensorView view = make_view(at, dtype, shape, device);
-  at += (shape.numel() * size_of(dtype) + 255) / 256 * 256;
+  at += aligned(shape.numel() * size_of(dtype));
   return view;
+}
+
+int64_t logit_bytes(int64_t vocab_per_rank) {
+  return aligned(4 * kLogitRowsMax * vocab_per_rank);
+}
+
+/// Histories of as many slots as one upload holds.
+int64_t history_bytes(const RunnerLimits& limits) {
+  return aligned(4 * int64_t{limits.max_context_tokens}) +
+         3 * aligned(4 * (int64_t{limits.max_slots} + 1));
 }
 
 }  // namespace
 
 int64_t sampling_bytes(int64_t vocab_per_rank, int64_t max_step_tokens) {
-  return 4 * kLogitRowsMax * vocab_per_rank + 256 + result_bytes(max_step_tokens, kMaxTopLogprobs);
+  return logit_bytes(vocab_per_rank) + result_bytes(max_step_tokens, kMaxTopLogprobs);
 }
 
 int64_t sampler_state_bytes(int64_t vocab_size, int64_t max_slots) {
   return max_slots * (5 * vocab_size + 4) + 3 * 256;
 }
-
-/// A step's sampling results on the device; top arrays are absent when nobody asks.
-struct RankWorker::SampleOutputs {
-  TensorView tokens;
-  TensorView logprobs;
-  TensorView has_nan;
-  TensorView top_tokens;
-  TensorView top_logprobs;
-};
 
 RankWorker::RankWorker(std::unique_ptr<Backend> backend, std::unique_ptr<Communicator> comm)
     : backend_(std::move(backend)), comm_(std::move(comm)), stream_(backend_->create_stream()) {}
@@ -56,6 +64,15 @@ Status RankWorker::load(const ModelLoadArgs& args) {
     return model.error();
   }
   model_ = std::move(model).value();
+  return ok_status();
+}
+
+Status RankWorker::allocate(Buffer& buffer, int64_t size_bytes, MemoryKind kind) {
+  auto memory = backend_->allocate(size_bytes, kind);
+  if (!memory) {
+    return memory.error();
+  }
+  buffer = std::move(memory).value();
   return ok_status();
 }
 
@@ -78,39 +95,39 @@ Status RankWorker::prepare(const RankSizes& sizes) {
     return pool.error();
   }
   pool_ = std::move(pool).value();
-  const int64_t arena_bytes = model_->arena_bytes(limits.max_step_tokens) +
-                              sampling_bytes(shape.vocab_per_rank, limits.max_step_tokens);
+  return allocate_work_space();
+}
 
-  struct Wanted {
-    Buffer& buffer;
-    int64_t bytes;
-    MemoryKind kind;
-  };
-
-  for (const Wanted& wanted : {Wanted{arena_memory_, arena_bytes, MemoryKind::device},
-                               Wanted{sampler_memory_,
-                                      sampler_state_bytes(limits.vocab_size, limits.max_slots),
-                                      MemoryKind::device},
-                               Wanted{results_,
-                                      result_bytes(limits.max_step_tokens, kMaxTopLogprobs),
-                                      MemoryKind::pinned_host}}) {
-    auto memory = backend_->allocate(wanted.bytes, wanted.kind);
-    if (!memory) {
-      return memory.error();
-    }
-    wanted.buffer = std::move(memory).value();
-  }
-  arena_ = StepArena(arena_memory_.data(), arena_bytes, backend_->device());
+Status RankWorker::allocate_work_space() {
+  const RunnerLimits& limits = sizes_.limits;
+  const Device device = backend_->device();
+  const int64_t vocab_per_rank = model_->shape().vocab_per_rank;
+  const int64_t before = sampling_bytes(vocab_per_rank, limits.max_step_tokens);
+  const int64_t arena_bytes = model_->arena_bytes(limits.max_step_tokens);
+  HADAL_RETURN_IF_ERROR(allocate(arena_memory_, before + arena_bytes, MemoryKind::device));
+  logits_ =
+      make_view(arena_memory_.data(), DType::f32, Shape{kLogitRowsMax, vocab_per_rank}, device);
+  outputs_ = arena_memory_.data() + logit_bytes(vocab_per_rank);
+  arena_ = StepArena(arena_memory_.data() + before, arena_bytes, device);
+  HADAL_RETURN_IF_ERROR(allocate(sampler_memory_,
+                                 sampler_state_bytes(limits.vocab_size, limits.max_slots),
+                                 MemoryKind::device));
   std::byte* at = sampler_memory_.data();
   const Shape counts{limits.max_slots, limits.vocab_size};
-  sampler_.generated_counts = take_state(at, DType::i32, counts, backend_->device());
-  sampler_.prompt_seen = take_state(at, DType::u8, counts, backend_->device());
-  sampler_.last_tokens = take_state(at, DType::i32, Shape{limits.max_slots}, backend_->device());
+  sampler_.generated_counts = take_state(at, DType::i32, counts, device);
+  sampler_.prompt_seen = take_state(at, DType::u8, counts, device);
+  sampler_.last_tokens = take_state(at, DType::i32, Shape{limits.max_slots}, device);
+  for (Flight& flight : flights_) {
+    HADAL_RETURN_IF_ERROR(allocate(flight.results,
+                                   result_bytes(limits.max_step_tokens, kMaxTopLogprobs),
+                                   MemoryKind::pinned_host));
+    flight.done = backend_->create_event();
+  }
   for (const auto& [block, bytes] :
        {std::pair{
             &staging_,
             staging_bytes(limits.max_step_tokens, limits.max_slots, limits.max_context_tokens)},
-        std::pair{&history_, int64_t{4} * limits.max_context_tokens + 5 * 256}}) {
+        std::pair{&history_, history_bytes(limits)}}) {
     auto made = StagingBlock::create(*backend_, bytes);
     if (!made) {
       return made.error();
@@ -118,6 +135,45 @@ Status RankWorker::prepare(const RankSizes& sizes) {
     *block = std::move(made).value();
   }
   return ok_status();
+}
+
+Result<CaptureReport> RankWorker::capture_graphs(
+    const std::function<void(size_t, size_t)>& progress) {
+  CaptureReport report;
+  if (backend_->has_graphs()) {
+    report.batches = graph_batches(sizes_.graphs, sizes_.limits.max_slots);
+  }
+  if (report.batches.empty()) {
+    return report;
+  }
+  report.lengths = graph_lengths(sizes_.limits.max_context_tokens);
+  const auto start = std::chrono::steady_clock::now();
+  const int64_t free_before = backend_->memory_info().free_bytes;
+  const size_t num_graphs = report.batches.size() * report.lengths.size();
+  for (const int32_t rows : report.batches) {
+    for (const int32_t length : report.lengths) {
+      auto step = stage({}, GraphShape{rows, length});
+      if (!step) {
+        return step.error();
+      }
+      auto pass = capture(step.value(), true);
+      if (!pass) {
+        return Error{pass.error().code,
+                     "CUDA graph of " + std::to_string(rows) + " rows: " + pass.error().message +
+                         "; --disable-cuda-graph does without, --cuda-graph-max-bs with fewer"};
+      }
+      passes_[{rows, length}] = std::move(pass).value();
+      if (progress) {
+        progress(passes_.size(), num_graphs);
+      }
+    }
+  }
+  stream_->synchronize();
+  HADAL_RETURN_IF_ERROR(comm_->poll_error());
+  shapes_ = GraphShapes(report.batches, report.lengths, sizes_.graphs.pads);
+  report.seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  report.bytes = std::max<int64_t>(0, free_before - backend_->memory_info().free_bytes);
+  return report;
 }
 
 Status RankWorker::check_plan(const BatchPlan& plan) const {
@@ -152,31 +208,57 @@ Status RankWorker::check_plan(const BatchPlan& plan) const {
   return ok_status();
 }
 
-void RankWorker::reset_sampler(SlotId slot, const SlotReset& reset) {
-  history_.clear();
-  ResetSlotsArgs args;
-  args.state = sampler_;
-  const auto size = static_cast<int32_t>(reset.history.size());
-  history_.add<int32_t>(DType::i32, {1}, args.slots)[0] = slot;
-  auto offsets = history_.add<int32_t>(DType::i32, {2}, args.history_offsets);
-  offsets[0] = 0;
-  offsets[1] = size;
-  auto tokens = history_.add<int32_t>(DType::i32, {size}, args.history);
-  std::copy(reset.history.begin(), reset.history.end(), tokens.begin());
-  history_.add<int32_t>(DType::i32, {1}, args.num_prompt_tokens)[0] =
-      std::min(reset.num_prompt_tokens, size);
-  history_.upload(*backend_, *stream_);
-  backend_->ops().reset_slots(args, *stream_);
-  stream_->synchronize();  // the staging block is reused by the next reset
+/// Slots that no penalty concerns keep counts of sequences before; nobody reads them.
+void RankWorker::reset_samplers(const BatchPlan& plan) {
+  std::vector<const SlotUpdate*> updates;
+  for (const SlotUpdate& update : plan.slot_updates) {
+    if (update.reset && slots_->at(update.slot).has_penalty()) {
+      updates.push_back(&update);
+    }
+  }
+  const auto most_tokens = static_cast<size_t>(sizes_.limits.max_context_tokens);
+  for (size_t begin = 0; begin < updates.size();) {
+    // As many distinct slots as the block holds.
+    std::set<SlotId> slots;
+    size_t num_tokens = 0;
+    size_t end = begin;
+    for (; end < updates.size(); ++end) {
+      const size_t more = updates[end]->reset->history.size();
+      if (num_tokens + more > most_tokens || !slots.insert(updates[end]->slot).second) {
+        break;
+      }
+      num_tokens += more;
+    }
+    history_.clear();
+    const auto count = static_cast<int64_t>(end - begin);
+    ResetSlotsArgs args;
+    args.state = sampler_;
+    auto ids = history_.add<int32_t>(DType::i32, {count}, args.slots);
+    auto offsets = history_.add<int32_t>(DType::i32, {count + 1}, args.history_offsets);
+    auto prompts = history_.add<int32_t>(DType::i32, {count}, args.num_prompt_tokens);
+    auto tokens =
+        history_.add<int32_t>(DType::i32, {static_cast<int64_t>(num_tokens)}, args.history);
+    int32_t at = 0;
+    for (size_t i = 0; begin < end; ++begin, ++i) {
+      const SlotReset& reset = *updates[begin]->reset;
+      const auto size = static_cast<int32_t>(reset.history.size());
+      ids[i] = updates[begin]->slot;
+      offsets[i] = at;
+      prompts[i] = std::min(reset.num_prompt_tokens, size);
+      std::copy(reset.history.begin(), reset.history.end(), tokens.begin() + at);
+      at += size;
+    }
+    offsets[static_cast<size_t>(count)] = at;
+    history_.upload(*backend_, *stream_);
+    backend_->ops().reset_slots(args, *stream_);
+  }
 }
 
 Status RankWorker::apply_updates(const BatchPlan& plan) {
   for (const SlotUpdate& update : plan.slot_updates) {
     HADAL_RETURN_IF_ERROR(slots_->apply(update));
-    if (update.reset && slots_->at(update.slot).has_penalty()) {
-      reset_sampler(update.slot, *update.reset);
-    }
   }
+  reset_samplers(plan);
   size_t num_tokens = 0;
   for (const PlanRow& row : plan.rows) {
     HADAL_RETURN_IF_ERROR(slots_->check_row(row));
@@ -211,25 +293,86 @@ ForwardContext RankWorker::context() {
           .stream = *stream_};
 }
 
-void RankWorker::sample(const StagedStep& step, const ForwardResult& forward, SampleOutputs& out) {
-  const SamplePlan& sampling = step.sampling;
-  const auto num_entries = static_cast<int64_t>(sampling.asks.size());
-  const int64_t vocab_per_rank = model_->shape().vocab_per_rank;
-  const TensorView logits = arena_.take(DType::f32, {kLogitRowsMax, vocab_per_rank});
-  out.tokens = arena_.take(DType::i32, {num_entries});
-  out.logprobs = arena_.take(DType::f32, {num_entries});
-  out.has_nan = arena_.take(DType::u8, {num_entries});
-  if (sampling.max_top > 0) {
-    out.top_tokens = arena_.take(DType::i32, {num_entries, sampling.max_top});
-    out.top_logprobs = arena_.take(DType::f32, {num_entries, sampling.max_top});
+Result<StagedStep> RankWorker::stage(const BatchPlan& plan,
+                                     const std::optional<GraphShape>& shape) {
+  auto staged = stage_step({.plan = plan,
+                            .slots = *slots_,
+                            .sampler = sampler_,
+                            .vocab_size = sizes_.limits.vocab_size,
+                            .logit_rows_max = static_cast<int32_t>(kLogitRowsMax),
+                            .shape = shape},
+                           staging_);
+  if (staged) {
+    staging_.upload(*backend_, *stream_);
   }
+  return staged;
+}
+
+void RankWorker::run_pass(Pass& pass) {
+  arena_.reset();
+  const ForwardContext run = context();
+  pass.inputs.geometry = &pass.geometry;
+  run.ops.begin_step(pass.geometry, run.stream);
+  pass.result = model_->forward(pass.inputs, run);
+}
+
+/// A first run of a size may load kernels and connect ranks, which a capture may not.
+Result<std::unique_ptr<RankWorker::Pass>> RankWorker::capture(const StagedStep& step,
+                                                              bool warms_up) {
+  auto pass = std::make_unique<Pass>();
+  pass->geometry = step.geometry;
+  pass->inputs = step.inputs;
+  if (warms_up) {
+    run_pass(*pass);
+  }
+  auto graph = backend_->capture(*stream_, [this, p = pass.get()] { run_pass(*p); });
+  if (!graph) {
+    return graph.error();
+  }
+  pass->graph = std::move(graph).value();
+  return pass;
+}
+
+ForwardResult RankWorker::forward(const StagedStep& step, const Pass* captured) {
+  if (captured == nullptr) {
+    Pass pass{step.geometry, step.inputs, {}, nullptr};
+    run_pass(pass);
+    return pass.result;
+  }
+  HADAL_CHECK(captured->inputs.tokens.data == step.inputs.tokens.data &&
+                  captured->inputs.token_slots.data == step.inputs.token_slots.data &&
+                  captured->geometry.positions.data == step.geometry.positions.data &&
+                  captured->geometry.page_table.data == step.geometry.page_table.data &&
+                  captured->geometry.page_table.shape == step.geometry.page_table.shape,
+              "a graph of a step that lies elsewhere");
+  captured->graph->launch(*stream_);
+  return captured->result;
+}
+
+void RankWorker::count_pass(const BatchPlan& plan, bool is_replayed) {
+  std::atomic<int64_t>& count = is_replayed       ? num_replayed_
+                                : is_decode(plan) ? num_plain_decodes_
+                                                  : num_plain_others_;
+  count.fetch_add(1, std::memory_order_relaxed);
+}
+
+StepCounts RankWorker::counts() const {
+  return {.replayed = num_replayed_.load(std::memory_order_relaxed),
+          .plain_decodes = num_plain_decodes_.load(std::memory_order_relaxed),
+          .plain_others = num_plain_others_.load(std::memory_order_relaxed)};
+}
+
+void RankWorker::sample(const SamplePlan& sampling,
+                        const ForwardResult& forward,
+                        const SampleOutputs& out) {
+  const auto num_entries = static_cast<int64_t>(sampling.asks.size());
   const ForwardContext run = context();
   const auto* entries = reinterpret_cast<const SampleEntry*>(sampling.entries.data);
   for (int64_t begin = 0; begin < num_entries; begin += kLogitRowsMax) {
     const int64_t count = std::min(kLogitRowsMax, num_entries - begin);
-    model_->logits(forward, sampling.token_rows.rows(begin, count), logits.rows(0, count), run);
+    model_->logits(forward, sampling.token_rows.rows(begin, count), logits_.rows(0, count), run);
     SampleArgs args;
-    args.logits = logits.rows(0, count);
+    args.logits = logits_.rows(0, count);
     args.comm = run.comm;
     args.vocab_size = sizes_.limits.vocab_size;
     args.entries = entries + begin;
@@ -248,93 +391,72 @@ void RankWorker::sample(const StagedStep& step, const ForwardResult& forward, Sa
   }
 }
 
-StepResult RankWorker::collect(const BatchPlan& plan,
-                               const SamplePlan& sampling,
-                               const SampleOutputs& out) {
-  std::byte* at = results_.data();
-  const auto fetch = [&](const TensorView& device) {
-    if (device.empty()) {
-      return device;
-    }
-    const TensorView host = take_state(at, device.dtype, device.shape, Device{});
-    backend_->copy(host, device, *stream_);
-    return host;
-  };
-  SampleOutputs host;
-  if (!sampling.asks.empty()) {
-    host = {fetch(out.tokens),
-            fetch(out.logprobs),
-            fetch(out.has_nan),
-            fetch(out.top_tokens),
-            fetch(out.top_logprobs)};
-  }
-  stream_->synchronize();
-  StepResult result;
-  result.step_id = plan.step_id;
-  std::vector<size_t> places(plan.rows.size());
-  for (size_t r = 0; r < plan.rows.size(); ++r) {
-    if (plan.rows[r].num_logits > 0) {
-      places[r] = result.rows.size();
-      result.rows.push_back({});
-      result.rows.back().slot = plan.rows[r].slot;
-    }
-  }
-  for (size_t i = 0; i < sampling.asks.size(); ++i) {
-    RowResult& row = result.rows[places[sampling.asks[i].row]];
-    const auto index = static_cast<int64_t>(i);
-    std::vector<TokenLogprob> top;
-    for (int32_t t = 0; t < sampling.num_top[i]; ++t) {
-      top.push_back(
-          {host.top_tokens.row<int32_t>(index)[t], host.top_logprobs.row<float>(index)[t]});
-    }
-    const TokenLogprob token{host.tokens.as<int32_t>()[i], host.logprobs.as<float>()[i]};
-    row.has_nan = row.has_nan || host.has_nan.as<uint8_t>()[i] != 0;
-    if (sampling.asks[i].is_prompt) {
-      row.prompt_logprobs.push_back(token);
-      row.prompt_top.push_back(std::move(top));
-    } else {
-      row.token = token.token;
-      row.logprob = token.logprob;
-      row.top = std::move(top);
-    }
-  }
-  return result;
-}
-
-Result<StepResult> RankWorker::run(const BatchPlan& plan) {
+Status RankWorker::submit(const BatchPlan& plan, StepMode mode) {
   HADAL_RETURN_IF_ERROR(check_plan(plan));
   HADAL_RETURN_IF_ERROR(apply_updates(plan));
   has_step_ = true;
   last_step_id_ = plan.step_id;
-  const StageArgs stage{.plan = plan,
-                        .slots = *slots_,
-                        .sampler = sampler_,
-                        .vocab_size = sizes_.limits.vocab_size,
-                        .logit_rows_max = static_cast<int32_t>(kLogitRowsMax)};
-  auto staged = stage_step(stage, staging_);
+  const bool is_fresh = mode == StepMode::fresh_graph && is_decode(plan) && backend_->has_graphs();
+  std::optional<GraphShape> shape;
+  if (is_fresh) {
+    shape = GraphShape{static_cast<int32_t>(plan.rows.size()), longest_row(plan)};
+  } else if (mode == StepMode::automatic) {
+    shape = shapes_.find(plan);
+  }
+  auto staged = stage(plan, shape);
   if (!staged) {
     return staged.error();
   }
   StagedStep& step = staged.value();
-  staging_.upload(*backend_, *stream_);
-  arena_.reset();
-  const ForwardContext run = context();
   move_pages(plan);
   if (!step.page_copies.empty()) {
-    run.ops.copy_pages({.kv_pool = pool_.view(), .copies = step.page_copies}, run.stream);
+    backend_->ops().copy_pages({.kv_pool = pool_.view(), .copies = step.page_copies}, *stream_);
   }
-  SampleOutputs out;
+  const Pass* captured = nullptr;
+  if (is_fresh) {
+    auto pass = capture(step, false);
+    if (!pass) {
+      return pass.error();
+    }
+    fresh_ = std::move(pass).value();
+    captured = fresh_.get();
+  } else if (shape) {
+    captured = passes_.at({shape->rows, shape->length}).get();
+  }
+  Flight& flight = flights_[num_submitted_++ % kStepsInFlightMost];
+  flight.step_id = plan.step_id;
+  flight.rows = plan.rows;
   if (step.geometry.num_tokens > 0) {
-    step.inputs.geometry = &step.geometry;
-    run.ops.begin_step(step.geometry, run.stream);
-    const ForwardResult forward = model_->forward(step.inputs, run);
-    if (!step.sampling.asks.empty()) {
-      sample(step, forward, out);
+    const ForwardResult result = forward(step, captured);
+    count_pass(plan, captured != nullptr);
+    const auto num_entries = static_cast<int64_t>(step.sampling.asks.size());
+    if (num_entries > 0) {
+      const SampleOutputs out =
+          place_results(outputs_, backend_->device(), num_entries, step.sampling.max_top);
+      sample(step.sampling, result, out);
+      flight.host =
+          place_results(flight.results.data(), Device{}, num_entries, step.sampling.max_top);
+      const Shape all{1, out.size_bytes};
+      backend_->copy(make_view(flight.results.data(), DType::u8, all),
+                     make_view(outputs_, DType::u8, all, backend_->device()),
+                     *stream_);
     }
   }
-  StepResult result = collect(plan, step.sampling, out);
+  flight.sampling = std::move(step.sampling);
+  flight.done->record(*stream_);
+  return ok_status();
+}
+
+Result<StepResult> RankWorker::collect() {
+  const Flight& flight = flights_[num_collected_++ % kStepsInFlightMost];
+  flight.done->synchronize();
   HADAL_RETURN_IF_ERROR(comm_->poll_error());
-  return result;
+  return read_results(flight.step_id, flight.rows, flight.sampling, flight.host);
+}
+
+Result<StepResult> RankWorker::run(const BatchPlan& plan, StepMode mode) {
+  HADAL_RETURN_IF_ERROR(submit(plan, mode));
+  return collect();
 }
 
 }  // namespace hadal

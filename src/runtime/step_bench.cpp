@@ -35,6 +35,30 @@ double at_fraction(const std::vector<double>& sorted, double fraction) {
   return sorted[static_cast<size_t>(fraction * static_cast<double>(sorted.size() - 1) + 0.5)];
 }
 
+/// The graphs that decode steps of these batches replay, and no others.
+GraphConfig graphs_for(const StepBenchConfig& config, int32_t max_slots) {
+  GraphConfig graphs = config.runner.graphs;
+  const std::vector<int32_t> all = graph_batches(graphs, max_slots);
+  graphs.batches.clear();
+  for (const int32_t batch : config.batches) {
+    const auto found = std::lower_bound(all.begin(), all.end(), batch);
+    if (found != all.end()) {
+      graphs.batches.push_back(*found);
+    }
+  }
+  graphs.is_enabled = !graphs.batches.empty();
+  return graphs;
+}
+
+Status check_finite(const StepResult& result) {
+  for (const RowResult& row : result.rows) {
+    if (row.has_nan) {
+      return Error{ErrorCode::data_loss, "bench step: logits are not finite"};
+    }
+  }
+  return ok_status();
+}
+
 class StepBenchImpl final : public StepBench {
  public:
   StepBenchImpl(StepBenchConfig config, DeepseekConfig model)
@@ -54,6 +78,8 @@ class StepBenchImpl final : public StepBench {
 
   double load_s() const override { return load_s_; }
 
+  const CaptureReport& capture_report() const override { return captured_; }
+
   Backend& backend() override { return *backend_; }
 
  private:
@@ -61,7 +87,10 @@ class StepBenchImpl final : public StepBench {
   void fill_pages();
   BatchPlan plan(int32_t rows, int32_t length, int32_t new_tokens, AttentionForm form);
   Result<StepReport> measure(int32_t rows, int32_t length, int32_t new_tokens, AttentionForm form);
-  Result<double> run(BatchPlan plan);
+  Result<double> run(BatchPlan plan, StepMode mode = StepMode::automatic);
+  /// Mean seconds of `steps` steps of which two are in flight.
+  template <class MakePlan>
+  Result<double> run_overlapped(int32_t steps, const MakePlan& make_plan);
   Status profile(BatchPlan plan, StepReport& report);
 
   StepBenchConfig config_;
@@ -70,6 +99,7 @@ class StepBenchImpl final : public StepBench {
   std::unique_ptr<RankWorker> worker_;
   RankSizes sizes_;
   double load_s_ = 0.0;
+  CaptureReport captured_;
   uint64_t step_id_ = 0;
   uint64_t random_ = 1;
   std::vector<int32_t> slot_pages_;  ///< how many pages each slot has
@@ -98,6 +128,7 @@ RankSizes StepBenchImpl::sizes_for(const ModelSetup& setup) const {
                   .max_slots = slots,
                   .max_context_tokens = pages_of(longest) * kPageTokens,
                   .vocab_size = static_cast<int32_t>(model_.vocab_size)};
+  sizes.graphs = graphs_for(config_, slots);
   return sizes;
 }
 
@@ -151,6 +182,11 @@ Status StepBenchImpl::prepare(const ModelSetup& setup) {
   HADAL_RETURN_IF_ERROR(worker_->prepare(sizes_));
   slot_pages_.assign(static_cast<size_t>(sizes_.limits.max_slots), 0);
   fill_pages();
+  auto captured = worker_->capture_graphs();
+  if (!captured) {
+    return captured.error();
+  }
+  captured_ = std::move(captured).value();
   return ok_status();
 }
 
@@ -212,25 +248,44 @@ BatchPlan StepBenchImpl::plan(int32_t rows,
   return plan;
 }
 
-Result<double> StepBenchImpl::run(BatchPlan plan) {
+Result<double> StepBenchImpl::run(BatchPlan plan, StepMode mode) {
   plan.step_id = step_id_++;
   const auto start = std::chrono::steady_clock::now();
-  const auto result = worker_->run(plan);
+  const auto result = worker_->run(plan, mode);
   if (!result) {
     return result.error();
   }
-  for (const RowResult& row : result.value().rows) {
-    if (row.has_nan) {
-      return Error{ErrorCode::data_loss, "bench step: logits are not finite"};
-    }
-  }
+  HADAL_RETURN_IF_ERROR(check_finite(result.value()));
   return Seconds(std::chrono::steady_clock::now() - start).count();
+}
+
+template <class MakePlan>
+Result<double> StepBenchImpl::run_overlapped(int32_t steps, const MakePlan& make_plan) {
+  const auto submit = [&] {
+    BatchPlan next = make_plan();
+    next.step_id = step_id_++;
+    return worker_->submit(next);
+  };
+  const auto start = std::chrono::steady_clock::now();
+  HADAL_RETURN_IF_ERROR(submit());
+  for (int32_t i = 0; i < steps; ++i) {
+    if (i + 1 < steps) {
+      HADAL_RETURN_IF_ERROR(submit());
+    }
+    const auto result = worker_->collect();
+    if (!result) {
+      return result.error();
+    }
+    HADAL_RETURN_IF_ERROR(check_finite(result.value()));
+  }
+  return Seconds(std::chrono::steady_clock::now() - start).count() / steps;
 }
 
 Status StepBenchImpl::profile(BatchPlan plan, StepReport& report) {
   for (const ProfileMode mode : {ProfileMode::routing, ProfileMode::timing}) {
     backend_->set_mode(mode);
-    if (const auto time = run(plan); !time) {
+    const bool is_graph = report.has_graph && mode == ProfileMode::timing;
+    if (const auto time = run(plan, is_graph ? StepMode::fresh_graph : StepMode::plain); !time) {
       return time.error();
     }
     plan.slot_updates.clear();
@@ -269,10 +324,12 @@ Result<StepReport> StepBenchImpl::measure(int32_t rows,
                   length <= sizes_.limits.max_context_tokens &&
                   rows * new_tokens <= sizes_.limits.max_step_tokens,
               "bench step: a step that was not configured");
+  const auto make_plan = [&] { return plan(rows, length, new_tokens, form); };
+  const int64_t replayed_before = worker_->counts().replayed;
   std::vector<double> times;
   double total = 0.0;
   for (int32_t i = 0; i < kWarmUpSteps + kStepsMost; ++i) {
-    const auto time = run(plan(rows, length, new_tokens, form));
+    const auto time = run(make_plan());
     if (!time) {
       return time.error();
     }
@@ -290,9 +347,15 @@ Result<StepReport> StepBenchImpl::measure(int32_t rows,
   report.median_s = at_fraction(times, 0.5);
   report.p10_s = at_fraction(times, 0.1);
   report.p90_s = at_fraction(times, 0.9);
+  report.has_graph = worker_->counts().replayed > replayed_before;
+  const auto overlapped = run_overlapped(report.num_steps, make_plan);
+  if (!overlapped) {
+    return overlapped.error();
+  }
+  report.overlapped_s = overlapped.value();
   report.kv_pages_wanted = int64_t{rows} * pages_of(length);
   report.kv_pages = sizes_.limits.num_pages;
-  HADAL_RETURN_IF_ERROR(profile(plan(rows, length, new_tokens, form), report));
+  HADAL_RETURN_IF_ERROR(profile(make_plan(), report));
   return report;
 }
 

@@ -18,13 +18,18 @@ int32_t to_i32(size_t value) {
   return static_cast<int32_t>(value);
 }
 
-void stage_geometry(const StageArgs& args, StagingBlock& block, BatchGeometry& out) {
-  const std::vector<PlanRow>& rows = args.plan.rows;
-  const auto num_rows = static_cast<int64_t>(rows.size());
-  const auto num_tokens = static_cast<int64_t>(args.plan.tokens.size());
-  out.num_rows = static_cast<int32_t>(num_rows);
-  out.num_tokens = static_cast<int32_t>(num_tokens);
-  for (const PlanRow& row : rows) {
+/// What a launch needs on the host.
+void count_rows(const StageArgs& args, BatchGeometry& out) {
+  if (args.shape) {
+    out.num_rows = args.shape->rows;
+    out.num_tokens = args.shape->rows;
+    out.max_row_tokens = 1;
+    out.max_kv_length = args.shape->length;
+    return;
+  }
+  out.num_rows = to_i32(args.plan.rows.size());
+  out.num_tokens = to_i32(args.plan.tokens.size());
+  for (const PlanRow& row : args.plan.rows) {
     const int32_t length = row.kv_begin + row.num_tokens;
     if (row.form == AttentionForm::prompt) {
       ++out.num_prompt_rows;
@@ -34,6 +39,13 @@ void stage_geometry(const StageArgs& args, StagingBlock& block, BatchGeometry& o
     out.max_row_tokens = std::max(out.max_row_tokens, row.num_tokens);
     out.max_kv_length = std::max(out.max_kv_length, length);
   }
+}
+
+void stage_geometry(const StageArgs& args, StagingBlock& block, BatchGeometry& out) {
+  count_rows(args, out);
+  const std::vector<PlanRow>& rows = args.plan.rows;
+  const int64_t num_rows = out.num_rows;
+  const int64_t num_tokens = out.num_tokens;
   const int64_t max_pages = (out.max_kv_length + kPageTokens - 1) / kPageTokens;
   auto offsets = block.add<int32_t>(DType::i32, {num_rows + 1}, out.row_offsets);
   auto token_rows = block.add<int32_t>(DType::i32, {num_tokens}, out.token_rows);
@@ -56,13 +68,21 @@ void stage_geometry(const StageArgs& args, StagingBlock& block, BatchGeometry& o
     const auto used = static_cast<size_t>((lengths[r] + kPageTokens - 1) / kPageTokens);
     std::copy_n(pages.begin(), used, table.begin() + static_cast<std::ptrdiff_t>(r) * max_pages);
   }
-  offsets[rows.size()] = to_i32(token);
+  for (size_t r = rows.size(); r < static_cast<size_t>(num_rows); ++r) {
+    offsets[r] = to_i32(token);
+    token_rows[token] = to_i32(r);
+    positions[token++] = -1;
+    lengths[r] = 0;
+    forms[r] = kFormGenerated;
+  }
+  offsets[static_cast<size_t>(num_rows)] = to_i32(token);
 }
 
 Status stage_tokens(const StageArgs& args, StagingBlock& block, StepInputs& out) {
   const std::vector<TokenId>& tokens = args.plan.tokens;
-  const auto num_tokens = static_cast<int64_t>(tokens.size());
-  bool has_device_token = false;
+  const int64_t num_tokens =
+      args.shape ? int64_t{args.shape->rows} : static_cast<int64_t>(tokens.size());
+  bool has_device_token = args.shape.has_value();
   for (const TokenId token : tokens) {
     if (token < kTokenFromDevice || token >= args.vocab_size) {
       return Error{ErrorCode::data_loss,
@@ -72,7 +92,7 @@ Status stage_tokens(const StageArgs& args, StagingBlock& block, StepInputs& out)
     has_device_token = has_device_token || token == kTokenFromDevice;
   }
   auto ids = block.add<int32_t>(DType::i32, {num_tokens}, out.tokens);
-  std::copy(tokens.begin(), tokens.end(), ids.begin());
+  std::fill(std::copy(tokens.begin(), tokens.end(), ids.begin()), ids.end(), 0);
   if (!has_device_token) {
     return ok_status();
   }
@@ -84,6 +104,7 @@ Status stage_tokens(const StageArgs& args, StagingBlock& block, StepInputs& out)
       slots[token++] = row.slot;
     }
   }
+  std::fill(slots.begin() + static_cast<std::ptrdiff_t>(token), slots.end(), 0);
   return ok_status();
 }
 
@@ -195,19 +216,28 @@ void stage_sampling(const StageArgs& args, StagingBlock& block, SamplePlan& out)
 }  // namespace
 
 Result<StagingBlock> StagingBlock::create(Backend& backend, int64_t size_bytes) {
-  auto host = backend.allocate(size_bytes, MemoryKind::pinned_host);
-  if (!host) {
-    return host.error();
-  }
   auto device = backend.allocate(size_bytes, MemoryKind::device);
   if (!device) {
     return device.error();
   }
   StagingBlock block;
-  block.host_ = std::move(host).value();
+  for (HostCopy& copy : block.host_) {
+    auto host = backend.allocate(size_bytes, MemoryKind::pinned_host);
+    if (!host) {
+      return host.error();
+    }
+    copy.memory = std::move(host).value();
+    copy.uploaded = backend.create_event();
+  }
   block.device_ = std::move(device).value();
   block.device_id_ = backend.device();
   return block;
+}
+
+void StagingBlock::clear() {
+  turn_ = 1 - turn_;
+  used_bytes_ = 0;
+  host_[turn_].uploaded->synchronize();
 }
 
 std::byte* StagingBlock::add_bytes(int64_t size_bytes,
@@ -216,23 +246,31 @@ std::byte* StagingBlock::add_bytes(int64_t size_bytes,
                                    ConstTensorView& device_view) {
   const int64_t begin = used_bytes_;
   used_bytes_ = aligned(begin + size_bytes);
-  HADAL_CHECK(used_bytes_ <= host_.size_bytes(),
+  HADAL_CHECK(used_bytes_ <= device_.size_bytes(),
               "step inputs of " + std::to_string(used_bytes_) + " bytes, planned " +
-                  std::to_string(host_.size_bytes()));
+                  std::to_string(device_.size_bytes()));
   device_view = make_view(device_.data() + begin, dtype, shape, device_id_);
-  return host_.data() + begin;
+  return host_[turn_].memory.data() + begin;
 }
 
 void StagingBlock::upload(Backend& backend, Stream& stream) {
   const Shape all{1, used_bytes_};
+  const HostCopy& from = host_[turn_];
   backend.copy(make_view(device_.data(), DType::u8, all, device_id_),
-               make_view(host_.data(), DType::u8, all),
+               make_view(from.memory.data(), DType::u8, all),
                stream);
+  from.uploaded->record(stream);
 }
 
 Result<StagedStep> stage_step(const StageArgs& args, StagingBlock& block) {
   block.clear();
   StagedStep step;
+  if (!args.plan.rows.empty() || args.shape) {
+    // First, so that their places follow from the shape alone.
+    stage_geometry(args, block, step.geometry);
+    HADAL_RETURN_IF_ERROR(stage_tokens(args, block, step.inputs));
+    stage_sampling(args, block, step.sampling);
+  }
   if (!args.plan.page_copies.empty()) {
     auto copies = block.add<int32_t>(
         DType::i32, {static_cast<int64_t>(args.plan.page_copies.size()), 3}, step.page_copies);
@@ -242,11 +280,6 @@ Result<StagedStep> stage_step(const StageArgs& args, StagingBlock& block) {
       copies[at++] = copy.dst;
       copies[at++] = copy.num_tokens;
     }
-  }
-  if (!args.plan.rows.empty()) {
-    stage_geometry(args, block, step.geometry);
-    HADAL_RETURN_IF_ERROR(stage_tokens(args, block, step.inputs));
-    stage_sampling(args, block, step.sampling);
   }
   return step;
 }

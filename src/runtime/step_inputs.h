@@ -2,6 +2,8 @@
 // once.
 #pragma once
 
+#include <memory>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -10,18 +12,20 @@
 #include <hadal/ops/sample.h>
 #include <hadal/plan/batch_plan.h>
 
+#include "graph_shapes.h"
 #include "slot_table.h"
 
 namespace hadal {
 
-/// A host block and its device twin. Arrays are appended, uploaded together, and seen at equal
-/// offsets.
+/// A device block and two host copies that take turns. Arrays are appended, uploaded together, and
+/// seen at equal offsets. The stream may be a whole upload behind the host.
 class StagingBlock {
  public:
-  /// `size_bytes` on each side.
+  /// `size_bytes` for each.
   static Result<StagingBlock> create(Backend& backend, int64_t size_bytes);
 
-  void clear() { used_bytes_ = 0; }
+  /// Begins anew in the other host copy; waits while the upload from it is not done.
+  void clear();
 
   /// Reserves a dense device array and returns the host copy to fill. Too much is our mistake.
   template <class T>
@@ -39,7 +43,13 @@ class StagingBlock {
                        const Shape& shape,
                        ConstTensorView& device_view);
 
-  Buffer host_;
+  struct HostCopy {
+    Buffer memory;
+    std::unique_ptr<Event> uploaded;
+  };
+
+  HostCopy host_[2];
+  size_t turn_ = 0;
   Buffer device_;
   Device device_id_;
   int64_t used_bytes_ = 0;
@@ -75,6 +85,9 @@ struct StageArgs {
   const SamplerState& sampler;
   int32_t vocab_size = 0;
   int32_t logit_rows_max = 0;  ///< logits are made in pieces of this many rows
+  /// The plan is one of decodes and padded to this: sizes and places of `geometry` and `inputs`
+  /// then depend on the shape alone.
+  std::optional<GraphShape> shape = std::nullopt;
 };
 
 /// Lays the plan out in `block` (cleared first). The plan's rows have been checked; tokens are

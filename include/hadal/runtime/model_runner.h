@@ -15,6 +15,7 @@
 #include <hadal/base/result.h>
 #include <hadal/comm/communicator.h>
 #include <hadal/model/config.h>
+#include <hadal/runtime/graph_config.h>
 #include <hadal/runtime/memory_plan.h>
 #include <hadal/runtime/runner.h>
 #include <hadal/weights/readahead.h>
@@ -77,6 +78,8 @@ struct ModelRunnerConfig {
 
   /// 2 lets the engine plan a step while one runs.
   int32_t max_steps_in_flight = 2;
+
+  GraphConfig graphs;
 
   LoadProgressFn progress;  ///< called from loading threads, never two at once; may be empty
   std::function<void(const LoadReport&)> on_loaded;  ///< called once; may be empty

@@ -9,6 +9,7 @@
 
 #include <hadal/backend/backend.h>
 #include <hadal/base/result.h>
+#include <hadal/runtime/graph_config.h>
 #include <hadal/runtime/model_runner.h>
 
 namespace hadal {
@@ -36,6 +37,8 @@ struct StepReport {
   double median_s = 0.0;  ///< of a step as the host sees it, from submission to result
   double p10_s = 0.0;
   double p90_s = 0.0;
+  double overlapped_s = 0.0;    ///< mean of a step when the next is submitted before its result
+  bool has_graph = false;       ///< the forward pass was replayed from a captured graph
   std::vector<OpTotal> ops;     ///< of one profiled step, slowest first
   double mean_experts = 0.0;    ///< different experts of an MoE layer that the step's tokens chose
   int64_t kv_pages_wanted = 0;  ///< by the rows
@@ -55,6 +58,8 @@ class StepBench {
 
   virtual int64_t weight_bytes() const = 0;
   virtual double load_s() const = 0;
+  /// Of the graphs for the configured batches.
+  virtual const CaptureReport& capture_report() const = 0;
   virtual Backend& backend() = 0;
 };
 

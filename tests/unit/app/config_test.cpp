@@ -178,6 +178,32 @@ TEST_CASE("config: list C gives one warning line each", "[app]") {
   CHECK(config.value().runner.plans_ahead);
 }
 
+TEST_CASE("config: which decode batches get CUDA graphs", "[app]") {
+  const GraphConfig usual = configure({"--model", "m"}).value().runner.graphs;
+  CHECK(usual.is_enabled);
+  CHECK(usual.pads);
+  CHECK(usual.max_batch == 0);
+  CHECK(usual.batches.empty());
+  Config config = configure({"--model",
+                             "m",
+                             "--disable-cuda-graph",
+                             "--disable-cuda-graph-padding",
+                             "--cuda-graph-max-bs",
+                             "64",
+                             "--cuda-graph-bs",
+                             "1",
+                             "32"})
+                      .value();
+  CHECK_FALSE(config.runner.graphs.is_enabled);
+  CHECK_FALSE(config.runner.graphs.pads);
+  CHECK(config.runner.graphs.max_batch == 64);
+  CHECK(config.runner.graphs.batches == std::vector<int32_t>{1, 32});
+  REQUIRE(set_device(config, DeviceType::cuda));
+  CHECK(config.warnings.empty());
+  CHECK(config_error({"--model", "m", "--cuda-graph-bs", "1", "x"}) ==
+        "--cuda-graph-bs: expected integers in 1..4096, got 'x'");
+}
+
 TEST_CASE("config: the device decides which flags do nothing, and says so", "[app]") {
   const Words words = {"--model",
                        "m",
