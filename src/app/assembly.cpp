@@ -2,6 +2,7 @@
 #include "assembly.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <fstream>
 #include <sstream>
@@ -28,6 +29,27 @@ int32_t step_tokens(const Config& config) {
   const int32_t chunk = config.engine.chunked_prefill_tokens;
   const int32_t useful = chunk > 0 ? std::max(chunk, kStepTokensDefault) : prefill;
   return std::min(prefill, useful) + config.engine.max_running_requests;
+}
+
+constexpr std::chrono::seconds kCaptureLogInterval{1};
+
+/// "CUDA graphs captured in 1.20 s, 85.3 MB: batches 1 2 4, sequences up to 4096 163840 tokens".
+std::string capture_text(const CaptureReport& report) {
+  char text[96];
+  std::snprintf(text,
+                sizeof text,
+                "CUDA graphs captured in %.2f s, %.1f MB: batches",
+                report.seconds,
+                static_cast<double>(report.bytes) / 1e6);
+  std::string line = text;
+  for (const int32_t batch : report.batches) {
+    line += " " + std::to_string(batch);
+  }
+  line += ", sequences up to";
+  for (const int32_t length : report.lengths) {
+    line += " " + std::to_string(length);
+  }
+  return line + " tokens";
 }
 
 /// `--disable-overlap-schedule`: the same runner, but one step at a time.
@@ -87,9 +109,45 @@ ModelRunnerConfig runner_config(const Config& config, const std::filesystem::pat
   result.memory_fraction = config.runner.memory_fraction;
   result.host_cache_ratio = config.runner.host_cache_ratio;
   result.host_cache_bytes = config.runner.host_cache_gb * 1'000'000'000;
+  result.graphs = config.runner.graphs;
   result.max_slots = config.engine.max_running_requests;
   result.max_step_tokens = step_tokens(config);
   return result;
+}
+
+void report_start(ModelRunnerConfig& config, const PhaseFn& on_phase) {
+  const auto end_phase = [on_phase](const char* name) {
+    if (on_phase) {
+      on_phase(name);
+    }
+  };
+  config.progress = [](const LoadProgress& progress) {
+    log_info("Loading: " + progress_text(progress));
+  };
+  config.on_loaded = [end_phase](const LoadReport& report) {
+    char text[64];
+    std::snprintf(text,
+                  sizeof text,
+                  "Weights are in after %.2f s, %.2f GB of files",
+                  report.seconds,
+                  static_cast<double>(report.file_bytes) / 1e9);
+    log_info(text);
+    end_phase("weights");
+  };
+  config.on_prepared = [end_phase] { end_phase("KV pool"); };
+  config.on_capture = [last = system_clock().now()](size_t done, size_t all) mutable {
+    const TimePoint now = system_clock().now();
+    if (now - last >= kCaptureLogInterval) {
+      last = now;
+      log_info("CUDA graphs: " + std::to_string(done) + " of " + std::to_string(all));
+    }
+  };
+  config.on_captured = [end_phase](const CaptureReport& report) {
+    if (!report.batches.empty()) {
+      log_info(capture_text(report));
+      end_phase("CUDA graphs");
+    }
+  };
 }
 
 Status check_quantization(const Config& config, const std::filesystem::path& model_dir) {
@@ -110,7 +168,8 @@ Status check_quantization(const Config& config, const std::filesystem::path& mod
 
 Result<std::unique_ptr<Runner>> make_runner(const Config& config,
                                             const std::filesystem::path& model_dir,
-                                            int32_t null_vocab_size) {
+                                            int32_t null_vocab_size,
+                                            const PhaseFn& on_phase) {
   std::unique_ptr<Runner> runner;
   if (config.runner.null_step_us) {
     runner = make_null_runner(null_runner_config(config, null_vocab_size));
@@ -122,18 +181,7 @@ Result<std::unique_ptr<Runner>> make_runner(const Config& config,
     HADAL_RETURN_IF_ERROR(check_quantization(config, model_dir));
     log_info("Device: " + device_text(config));
     ModelRunnerConfig model_config = runner_config(config, model_dir);
-    model_config.progress = [](const LoadProgress& progress) {
-      log_info("Loading: " + progress_text(progress));
-    };
-    model_config.on_loaded = [](const LoadReport& report) {
-      char text[64];
-      std::snprintf(text,
-                    sizeof text,
-                    "Weights are in after %.2f s, %.2f GB of files",
-                    report.seconds,
-                    static_cast<double>(report.file_bytes) / 1e9);
-      log_info(text);
-    };
+    report_start(model_config, on_phase);
     auto made = make_model_runner(model_config);
     if (!made) {
       return made.error();

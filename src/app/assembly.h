@@ -2,7 +2,9 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
+#include <string>
 
 #include <hadal/base/result.h>
 #include <hadal/runtime/model_runner.h>
@@ -24,11 +26,19 @@ struct TextParts {
 /// How the runner is made; `model_dir` as find_model_dir() gave it.
 ModelRunnerConfig runner_config(const Config& config, const std::filesystem::path& model_dir);
 
+/// Called with the name of each part of a start when it is done.
+using PhaseFn = std::function<void(const std::string&)>;
+
+/// Shows in the log how far loading and the capture of graphs are, and tells `on_phase`, which may
+/// be empty.
+void report_start(ModelRunnerConfig& config, const PhaseFn& on_phase);
+
 /// The model's runner, or the null runner with limits of a large model. Shows loading progress in
 /// the log. A null runner's vocabulary is `null_vocab_size`.
 Result<std::unique_ptr<Runner>> make_runner(const Config& config,
                                             const std::filesystem::path& model_dir,
-                                            int32_t null_vocab_size);
+                                            int32_t null_vocab_size,
+                                            const PhaseFn& on_phase = {});
 
 /// unsupported when `--quantization fp8` meets a checkpoint in another format.
 Status check_quantization(const Config& config, const std::filesystem::path& model_dir);

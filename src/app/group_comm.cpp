@@ -187,7 +187,8 @@ Result<std::unique_ptr<Communicator>> make_communicator(const Config& config,
 Result<std::unique_ptr<Runner>> make_group_rank_runner(const Config& config,
                                                        const std::filesystem::path& model_dir,
                                                        Board& board,
-                                                       int32_t rank) {
+                                                       int32_t rank,
+                                                       const PhaseFn& on_phase) {
   HADAL_RETURN_IF_ERROR(check_quantization(config, model_dir));
   RankProcess process;
   if (board.shape().world_size == 1) {
@@ -213,9 +214,7 @@ Result<std::unique_ptr<Runner>> make_group_rank_runner(const Config& config,
     log_info("Device: " + device_text(config));
   }
   ModelRunnerConfig runner = runner_config(config, model_dir);
-  runner.progress = [](const LoadProgress& progress) {
-    log_info("Loading: " + progress_text(progress));
-  };
+  report_start(runner, on_phase);
   return make_rank_runner(runner, std::move(process));
 }
 

@@ -92,7 +92,8 @@ void RankSeat::watch(const std::stop_token& stop) {
 
 Result<std::unique_ptr<Runner>> RankSeat::make_runner(const Config& config,
                                                       const std::filesystem::path& model_dir,
-                                                      int32_t null_vocab_size) {
+                                                      int32_t null_vocab_size,
+                                                      const PhaseFn& on_phase) {
   int32_t vocab_size = null_vocab_size;
   if (config.runner.null_step_us) {
     auto agreed = agree_on_vocabulary(null_vocab_size);
@@ -101,8 +102,9 @@ Result<std::unique_ptr<Runner>> RankSeat::make_runner(const Config& config,
     }
     vocab_size = agreed.value();
   }
-  auto own = config.runner.null_step_us ? hadal::make_runner(config, model_dir, vocab_size)
-                                        : make_group_rank_runner(config, model_dir, *board_, rank_);
+  auto own = config.runner.null_step_us
+                 ? hadal::make_runner(config, model_dir, vocab_size)
+                 : make_group_rank_runner(config, model_dir, *board_, rank_, on_phase);
   if (!own || rank_ != 0) {
     return own;
   }

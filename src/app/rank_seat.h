@@ -12,6 +12,7 @@
 #include <hadal/cluster/fanout_runner.h>
 #include <hadal/runtime/runner.h>
 
+#include "assembly.h"
 #include "config.h"
 
 namespace hadal {
@@ -32,7 +33,8 @@ class RankSeat {
   /// errors as make_runner.
   Result<std::unique_ptr<Runner>> make_runner(const Config& config,
                                               const std::filesystem::path& model_dir,
-                                              int32_t null_vocab_size);
+                                              int32_t null_vocab_size,
+                                              const PhaseFn& on_phase = {});
 
   /// Rank 0, once clients are served: they are told before the process ends with the group.
   void begin_serving() { is_serving_.store(true); }

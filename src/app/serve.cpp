@@ -202,10 +202,12 @@ Status warm_up(Engine& engine, const Tokenizer& tokenizer) {
 
 Result<std::unique_ptr<Runner>> make_served_runner(const Config& config,
                                                    const Parts& parts,
-                                                   RankSeat* seat) {
+                                                   RankSeat* seat,
+                                                   StartTimes& times) {
   const int32_t vocab_size = parts.text.tokenizer.vocab_size();
-  auto runner = seat == nullptr ? make_runner(config, parts.model_dir, vocab_size)
-                                : seat->make_runner(config, parts.model_dir, vocab_size);
+  const PhaseFn on_phase = [&times](const std::string& name) { times.add(name); };
+  auto runner = seat == nullptr ? make_runner(config, parts.model_dir, vocab_size, on_phase)
+                                : seat->make_runner(config, parts.model_dir, vocab_size, on_phase);
   if (!runner || config.rank.record_plans.empty()) {
     return runner;
   }
@@ -327,14 +329,14 @@ int serve_model(const Config& config, const Environment& environment, RankSeat* 
     return fail(model_exit_code(parts.error()), parts.error());
   }
   times.add("node and tokenizer");
-  auto runner = make_served_runner(config, parts.value(), seat);
+  auto runner = make_served_runner(config, parts.value(), seat, times);
   if (!runner) {
     return fail(model_exit_code(runner.error()), runner.error());
   }
   if (Status ready = seat == nullptr ? ok_status() : seat->wait_all_ready(); !ready) {
     return fail(group_exit_code(seat->board().end_reason()), ready.error());
   }
-  times.add("model");
+  times.add(seat == nullptr ? "runner" : "other ranks");
   StepLog step_log(config.decode_log_interval);
   Engine engine(
       config.engine, step_log.wrap(std::move(runner).value()), metrics.metrics(), system_clock());

@@ -55,6 +55,11 @@ MemoryPlan plan_fixed(const Variant& variant, const ModelSetup& setup, const Mem
   plan.ops_bytes = given.backend.reserve_bytes(
       ops_limits(model, layout, step_tokens, slots, variant.context_length));
   plan.sampler_bytes = sampler_state_bytes(model.vocab_size, slots);
+  if (given.backend.has_graphs()) {
+    const size_t num_graphs = graph_batches(variant.config.graphs, slots).size() *
+                              graph_lengths(static_cast<int32_t>(variant.context_length)).size();
+    plan.graph_bytes = graph_bytes(num_graphs, model.num_hidden_layers);
+  }
   plan.rope_bytes = 4 * variant.context_length * model.qk_rope_head_dim;
   plan.free_bytes = given.free_bytes;
   plan.budget_bytes =
@@ -101,6 +106,7 @@ class NearestFlags {
         "--context-length", flags_.context_length, kStepTokensMin, [](Variant& v, int64_t n) {
           v.context_length = n;
         });
+    try_graphs();
     try_tp();
     return text_;
   }
@@ -161,6 +167,14 @@ class NearestFlags {
         propose(flag + " " + std::to_string(value));
         return;
       }
+    }
+  }
+
+  void try_graphs() {
+    Variant variant = flags_;
+    variant.config.graphs.is_enabled = false;
+    if (given_.backend.has_graphs() && flags_.config.graphs.is_enabled && fits(variant)) {
+      propose("--disable-cuda-graph");
     }
   }
 

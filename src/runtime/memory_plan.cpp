@@ -65,6 +65,9 @@ std::string to_text(const MemoryPlan& plan) {
   text += line("work space of a step", size_text(plan.work_bytes));
   text += line("scratch of the ops", size_text(plan.ops_bytes));
   text += line("sampling state", size_text(plan.sampler_bytes));
+  if (plan.graph_bytes > 0) {
+    text += line("CUDA graphs, at most", size_text(plan.graph_bytes));
+  }
   text += line("KV a token", std::to_string(plan.kv_bytes_per_token) + " bytes");
   text += line(
       "free",

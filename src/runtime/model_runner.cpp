@@ -326,6 +326,29 @@ Result<KvPool> make_host_pool(const ModelRunnerConfig& config,
   return pool;
 }
 
+/// A rank that fails leaves the others waiting in a collective, unless their groups are aborted.
+Status capture_graphs(const ModelRunnerConfig& config,
+                      const std::vector<std::unique_ptr<Rank>>& ranks) {
+  CaptureReport first;
+  HADAL_RETURN_IF_ERROR(on_all_ranks(ranks, [&](RankWorker& worker, size_t rank) -> Status {
+    auto report = worker.capture_graphs(rank == 0 ? config.on_capture : nullptr);
+    if (!report) {
+      for (const auto& other : ranks) {
+        other->worker->comm().abort();
+      }
+      return report.error();
+    }
+    if (rank == 0) {
+      first = std::move(report).value();
+    }
+    return ok_status();
+  }));
+  if (config.on_captured) {
+    config.on_captured(first);
+  }
+  return ok_status();
+}
+
 using AgreeOnPages = std::function<Result<int32_t>(int32_t)>;
 
 /// Loads and prepares this process's ranks.
@@ -354,6 +377,7 @@ Result<std::unique_ptr<Runner>> start_ranks(const ModelRunnerConfig& config,
   const int64_t max_total_tokens = int64_t{num_pages.value()} * kPageTokens;
   RankSizes sizes;
   sizes.kv_dtype = setup.kv_dtype;
+  sizes.graphs = config.graphs;
   sizes.limits = {
       .num_pages = num_pages.value(),
       .max_step_tokens = config.max_step_tokens,
@@ -370,6 +394,10 @@ Result<std::unique_ptr<Runner>> start_ranks(const ModelRunnerConfig& config,
   sizes.host_pages = host_pool.value().view();
   HADAL_RETURN_IF_ERROR(on_all_ranks(
       workers, [&](RankWorker& worker, size_t /*rank*/) { return worker.prepare(sizes); }));
+  if (config.on_prepared) {
+    config.on_prepared();
+  }
+  HADAL_RETURN_IF_ERROR(capture_graphs(config, workers));
   return std::unique_ptr<Runner>(std::make_unique<ModelRunner>(
       std::move(workers), sizes.limits, std::move(host_pool).value()));
 }

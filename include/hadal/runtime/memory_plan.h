@@ -23,6 +23,7 @@ struct MemoryPlan {
   int64_t work_bytes = 0;          ///< activations of the largest step
   int64_t ops_bytes = 0;           ///< scratch of the ops (Backend::reserve)
   int64_t sampler_bytes = 0;       ///< penalties' counts, all slots
+  int64_t graph_bytes = 0;         ///< of captured graphs: an allowance
   int64_t rope_bytes = 0;
   int64_t free_bytes = 0;    ///< what the plan was given
   int64_t budget_bytes = 0;  ///< free_bytes * memory_fraction
@@ -31,7 +32,7 @@ struct MemoryPlan {
   int64_t context_length = 0;
 
   int64_t fixed_bytes() const {
-    return weight_bytes + work_bytes + ops_bytes + sampler_bytes + rope_bytes;
+    return weight_bytes + work_bytes + ops_bytes + sampler_bytes + graph_bytes + rope_bytes;
   }
 };
 

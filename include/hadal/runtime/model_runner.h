@@ -83,6 +83,10 @@ struct ModelRunnerConfig {
 
   LoadProgressFn progress;  ///< called from loading threads, never two at once; may be empty
   std::function<void(const LoadReport&)> on_loaded;  ///< called once; may be empty
+  std::function<void()> on_prepared;  ///< called once, the KV pool is there; may be empty
+  /// How many graphs the first rank has captured, and of how many; may be empty.
+  std::function<void(size_t num_captured, size_t num_graphs)> on_capture;
+  std::function<void(const CaptureReport&)> on_captured;  ///< called once, first rank; may be empty
 };
 
 /// Loads the model and starts the rank threads. Errors name the file, tensor or flag:

@@ -41,5 +41,16 @@ TEST_CASE("plan_pages: says what is needed and had when it does not fit", "[runt
   CHECK_FALSE(plan_pages(b));
 }
 
+TEST_CASE("memory plan: graphs count and are named, where there are any", "[runtime]") {
+  MemoryPlan plan;
+  plan.weight_bytes = 1000;
+  plan.rope_bytes = 10;
+  CHECK_THAT(to_text(plan), !Catch::Matchers::Contains("CUDA graphs"));
+  plan.graph_bytes = 7'000'000;
+  CHECK(plan.fixed_bytes() == 7'001'010);
+  CHECK_THAT(to_text(plan), Catch::Matchers::Contains("CUDA graphs, at most"));
+  CHECK_THAT(to_text(plan), Catch::Matchers::Contains("7.00 MB"));
+}
+
 }  // namespace
 }  // namespace hadal
