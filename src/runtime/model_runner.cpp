@@ -1,6 +1,9 @@
 // Rank threads and the engine's end of them. A plan goes to every rank's queue; rank 0's result
 // comes back through one more. The first failure anywhere aborts the communicators, so no rank
 // waits for a dead one.
+//
+// A rank has two threads: one gives plans to the device as soon as they come, the other waits for
+// their results. So the next step is on the device's stream before the last one has ended.
 #include <algorithm>
 #include <condition_variable>
 #include <deque>
@@ -68,7 +71,10 @@ struct Rank {
 
   std::unique_ptr<RankWorker> worker;
   Queue<SharedPlan> plans;
-  std::jthread thread;
+  Queue<bool> room;         ///< an entry for each step that may be submitted now
+  Queue<Status> submitted;  ///< what came of it, in order
+  std::jthread submitter;
+  std::jthread collector;
 };
 
 class ModelRunner final : public Runner {
@@ -78,7 +84,11 @@ class ModelRunner final : public Runner {
               KvPool host_pool)
       : host_pool_(std::move(host_pool)), ranks_(std::move(ranks)), limits_(limits) {
     for (size_t r = 0; r < ranks_.size(); ++r) {
-      ranks_[r]->thread = std::jthread([this, r] { loop(r); });
+      for (size_t i = 0; i < kStepsInFlightMost; ++i) {
+        ranks_[r]->room.push(true);
+      }
+      ranks_[r]->submitter = std::jthread([this, r] { submit_plans(r); });
+      ranks_[r]->collector = std::jthread([this, r] { collect_results(r); });
     }
   }
 
@@ -90,8 +100,10 @@ class ModelRunner final : public Runner {
       rank->plans.close();
     }
     for (const auto& rank : ranks_) {
-      rank->thread.join();
+      rank->submitter.join();
+      rank->collector.join();
     }
+    log_counts();
   }
 
   const RunnerLimits& limits() const override { return limits_; }
@@ -115,19 +127,47 @@ class ModelRunner final : public Runner {
   }
 
  private:
+  void submit_plans(size_t index) {
+    Rank& rank = *ranks_[index];
+    while (const auto plan = rank.plans.pop()) {
+      // Another rank may be slower than rank 0, whose results the engine counts.
+      rank.room.pop();
+      const auto failure = group_failure();
+      rank.submitted.push(failure ? Status(*failure) : rank.worker->submit(**plan));
+    }
+    rank.submitted.close();
+  }
+
   /// Every plan gets an answer, also after a failure: the same error again.
-  void loop(size_t index) {
+  void collect_results(size_t index) {
     Rank& rank = *ranks_[index];
     std::optional<Error> failure;
-    while (const auto plan = rank.plans.pop()) {
-      Result<StepResult> result = failure ? Result<StepResult>(*failure) : rank.worker->run(**plan);
+    while (const auto submitted = rank.submitted.pop()) {
+      Result<StepResult> result = failure      ? Result<StepResult>(*failure)
+                                  : *submitted ? rank.worker->collect()
+                                               : Result<StepResult>(submitted->error());
       if (!result && !failure) {
         failure = first_failure(index, result.error());
         result = *failure;
       }
+      rank.room.push(true);
       if (index == 0) {
         results_.push(std::move(result));
       }
+    }
+  }
+
+  std::optional<Error> group_failure() {
+    const std::lock_guard lock(failure_mutex_);
+    return failure_;
+  }
+
+  void log_counts() const {
+    const StepCounts counts = ranks_.front()->worker->counts();
+    if (counts.replayed > 0) {
+      log_info("Steps: " + std::to_string(counts.replayed) + " from CUDA graphs, " +
+               std::to_string(counts.plain_decodes) + " decodes and " +
+               std::to_string(counts.plain_others) + " with prompts op by op");
     }
   }
 
