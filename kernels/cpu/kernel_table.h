@@ -98,6 +98,8 @@ struct KernelTable {
   float (*sum_of_squares)(const float* x, int64_t count);
   void (*bf16_to_f32)(const uint16_t* in, float* out, int64_t count);
   void (*f32_to_bf16)(const float* in, uint16_t* out, int64_t count);
+  /// out[i] = scale * code i, for codes that are not NaN.
+  void (*e4m3_to_f32)(const uint8_t* in, float scale, float* out, int64_t count);
 };
 
 /// Plain C++: the exact mode, and machines without AVX2.

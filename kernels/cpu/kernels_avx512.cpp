@@ -28,7 +28,8 @@ const KernelTable* avx512_kernels() {
                                  silu_mul,
                                  sum_of_squares,
                                  bf16_to_f32,
-                                 f32_to_bf16};
+                                 f32_to_bf16,
+                                 e4m3_to_f32};
   return &table;
 }
 

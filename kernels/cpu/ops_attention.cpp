@@ -66,6 +66,7 @@ void CpuOps::latent_write(const LatentWriteArgs& args, Stream& /*stream*/) {
   const int64_t latents = args.kv_norm_weight.shape[0];
   const int64_t rope_dim = args.rope_table.shape[1];
   const int64_t width = latents + rope_dim;
+  const KvRecord record{args.kv_pages.dtype, latents, rope_dim};
   const int64_t q_rank = args.q_latent.empty() ? 0 : args.q_latent.shape[1];
   float* weights = inputs_.at_least(latents + q_rank);
   float* q_weights = weights + latents;
@@ -96,11 +97,10 @@ void CpuOps::latent_write(const LatentWriteArgs& args, Stream& /*stream*/) {
     rope(x + latents, args.rope_table.row<float>(position), rope_dim);
     const int64_t page = page_of(geometry, geometry.token_rows.as<int32_t>()[m], position);
     HADAL_CHECK(page >= 0 && page < args.kv_pages.shape[0], "latent_write: page out of bounds");
-    TensorView token = args.kv_pages;
-    token.data = token_address(args.kv_pages.data, args.kv_pages, page, position % kKvPageTokens);
-    token.shape = Shape{1, width};
-    token.strides = Shape{width, 1};
-    store_row(kernels_, token, 0, 0, width, x);
+    write_kv_record(
+        record,
+        x,
+        token_address(args.kv_pages.data, args.kv_pages, page, position % kKvPageTokens));
   });
 }
 
@@ -148,7 +148,7 @@ struct CpuOps::GeneratedBatch {
   int64_t head_dim = 0;
   int64_t nope = 0;
   int64_t latents = 0;
-  int64_t width = 0;
+  int64_t width = 0;                 ///< latents + rope
   const float* const* q = nullptr;   ///< by token of the step
   std::vector<int32_t> tokens;       ///< tokens of the step
   std::vector<int32_t> first_chunk;  ///< [queries + 1] into chunks
@@ -168,7 +168,7 @@ void CpuOps::attention_generated(const AttentionArgs& args, Stream& /*stream*/) 
   batch.heads = args.q.shape[1];
   batch.head_dim = args.q.shape[2];
   batch.latents = args.kv_b->in_features();
-  batch.width = args.kv_pages.shape[2];
+  batch.width = batch.latents + kv_record(args.kv_pages, batch.latents).rope;
   batch.nope = batch.head_dim - (batch.width - batch.latents);
   batch.q = query_rows(args);
   const auto flush = [&] {
@@ -275,14 +275,16 @@ void CpuOps::generated_chunk(const AttentionArgs& args,
                        (begin + t) % kKvPageTokens * args.kv_pages.strides[1]) *
                           size_of(args.kv_pages.dtype);
   }
-  if (e4m3_latents_ && args.kv_b->dtype() == DType::f8_e4m3) {
-    float* rounded = s.row.at_least(kKvChunk * batch.width);
+  const KvRecord record = kv_record(args.kv_pages, batch.latents);
+  const bool rounds = e4m3_latents_ && args.kv_b->dtype() == DType::f8_e4m3;
+  if (rounds || record.is_fp8()) {
+    float* plain = s.row.at_least(kKvChunk * batch.width);
     for (int64_t t = 0; t < work.num_tokens; ++t) {
-      float* key = rounded + t * batch.width;
-      ConstTensorView view = args.kv_pages;
-      view.data = static_cast<const std::byte*>(keys[t]);
-      load_row(kernels_, view, 0, 0, batch.width, key);
-      round_to_e4m3(key, batch.latents);
+      float* key = plain + t * batch.width;
+      load_kv_record(kernels_, record, static_cast<const std::byte*>(keys[t]), key);
+      if (rounds) {
+        round_to_e4m3(key, batch.latents);
+      }
       keys[t] = key;
     }
     work.keys_are_bf16 = false;

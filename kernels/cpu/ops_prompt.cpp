@@ -55,7 +55,7 @@ void CpuOps::attention_prompt(const AttentionArgs& args, Stream& /*stream*/) {
   row.heads = args.q.shape[1];
   row.head_dim = args.q.shape[2];
   row.latents = args.kv_b->in_features();
-  row.nope = row.head_dim - (args.kv_pages.shape[2] - row.latents);
+  row.nope = row.head_dim - kv_record(args.kv_pages, row.latents).rope;
   row.value_dim = kv_b.v_head_dim;
   row.value_stride = round_up(row.value_dim, kLanes);
   row.q = query_rows(args);
@@ -148,19 +148,18 @@ void CpuOps::prompt_keys(const AttentionArgs& args,
   const int64_t index = task % row.num_tiles;
   const int64_t begin = index * kKeyTile;
   const int64_t count = std::min(kKeyTile, row.kv_length - begin);
-  const int64_t width = args.kv_pages.shape[2];
+  const KvRecord record = kv_record(args.kv_pages, row.latents);
+  const int64_t width = record.latents + record.rope;
   ThreadScratch& s = scratch(thread);
   float* latents = s.row.at_least(kKeyTile * width);
   const float** rows = s.pointers.at_least(kKeyTile);
   const int32_t page = args.geometry->page_table.row<int32_t>(row.row)[begin / kKvPageTokens];
-  ConstTensorView tokens = args.kv_pages;
-  tokens.data += page * args.kv_pages.strides[0] * size_of(args.kv_pages.dtype);
-  tokens.shape = Shape{kKvPageTokens, width};
-  tokens.strides = Shape{args.kv_pages.strides[1], 1};
+  const std::byte* tokens =
+      args.kv_pages.data + page * args.kv_pages.strides[0] * size_of(args.kv_pages.dtype);
   const bool rounds = e4m3_latents_ && args.kv_b->dtype() == DType::f8_e4m3;
   for (int64_t t = 0; t < count; ++t) {
     rows[t] = latents + t * width;
-    load_row(kernels_, tokens, t, 0, width, latents + t * width);
+    load_kv_record(kernels_, record, tokens + t * record.size_bytes(), latents + t * width);
     if (rounds) {
       round_to_e4m3(latents + t * width, row.latents);
     }

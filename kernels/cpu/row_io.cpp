@@ -88,6 +88,33 @@ void store_activation(const KernelTable& kernels,
   }
 }
 
+void load_kv_record(const KernelTable& kernels,
+                    const KvRecord& record,
+                    const std::byte* from,
+                    float* out) {
+  const int64_t numbers = record.latents + record.rope;
+  switch (record.dtype) {
+    case DType::f32:
+      std::memcpy(out, from, static_cast<size_t>(numbers) * sizeof(float));
+      return;
+    case DType::bf16:
+      kernels.bf16_to_f32(reinterpret_cast<const uint16_t*>(from), out, numbers);
+      return;
+    default:
+      break;
+  }
+  const auto* codes = reinterpret_cast<const uint8_t*>(from);
+  for (int64_t group = 0; group < record.num_groups(); ++group) {
+    float scale = 0.0F;
+    std::memcpy(&scale, from + record.scales_at() + 4 * group, sizeof scale);
+    const int64_t begin = group * kQuantGroup;
+    kernels.e4m3_to_f32(
+        codes + begin, scale, out + begin, std::min(kQuantGroup, record.latents - begin));
+  }
+  const auto* rope = reinterpret_cast<const uint16_t*>(from + record.rope_at());
+  kernels.bf16_to_f32(rope, out + record.latents, record.rope);
+}
+
 void round_to_e4m3(float* x, int64_t count) {
   for (int64_t begin = 0; begin < count; begin += kQuantGroup) {
     const int64_t size = std::min(kQuantGroup, count - begin);

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include <hadal/ops/kv_record.h>
 #include <hadal/tensor/activation.h>
 #include <hadal/tensor/tensor.h>
 
@@ -40,6 +41,12 @@ void store_activation(const KernelTable& kernels,
                       int64_t column,
                       int64_t count,
                       const float* in);
+
+/// Reads one cached token, [latents + rope] values.
+void load_kv_record(const KernelTable& kernels,
+                    const KvRecord& record,
+                    const std::byte* from,
+                    float* out);
 
 /// Rounds x to E4M3 with one scale for each 128 values, and back.
 void round_to_e4m3(float* x, int64_t count);

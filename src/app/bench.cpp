@@ -148,7 +148,7 @@ struct Context {
   const Config& config;
   const DeepseekConfig& model;
   MachineRoof roof;
-  int kv_bytes = 2;
+  DType kv_type = DType::bf16;
 };
 
 Result<json> bench_decode(const Context& context, Bench& bench, const Scenario& scenario) {
@@ -164,7 +164,7 @@ Result<json> bench_decode(const Context& context, Bench& bench, const Scenario& 
   }
   const double mean_context = scenario.prompt_tokens + scenario.new_tokens / 2.0;
   const double bytes =
-      decode_step_bytes(context.model, scenario.num_streams, mean_context, context.kv_bytes);
+      decode_step_bytes(context.model, scenario.num_streams, mean_context, context.kv_type);
   const double steps_per_s = rate.value() / scenario.num_streams;
   return json{
       {"name", scenario.name},
@@ -279,10 +279,7 @@ int run_bench(const Config& config,
   const int32_t threads =
       config.runner.cpu_threads > 0 ? config.runner.cpu_threads : hardware_threads();
   Context context{config, model.value(), measure_roof(threads)};
-  const bool is_f32 =
-      config.runner.kv_dtype == KvDtype::f32 ||
-      (config.runner.kv_dtype == KvDtype::automatic && config.runner.cpu_mode == CpuMode::exact);
-  context.kv_bytes = is_f32 ? 4 : 2;
+  context.kv_type = kv_dtype_of(runner_config(config, model_dir.value()));
   auto runner = make_runner(config, model_dir.value(), 0);
   if (!runner) {
     return fail(model_exit_code(runner.error()), runner.error());

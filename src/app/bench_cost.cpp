@@ -43,7 +43,7 @@ LayerParameters layer_parameters(const DeepseekConfig& config, int64_t layer) {
 double decode_step_bytes(const DeepseekConfig& config,
                          int32_t batch,
                          double context,
-                         int kv_bytes) {
+                         DType kv_type) {
   const double matrix_bytes = config.is_fp8 ? 1 : 2;
   const auto experts = static_cast<double>(config.n_routed_experts);
   const auto chosen = static_cast<double>(config.num_experts_per_tok);
@@ -54,7 +54,7 @@ double decode_step_bytes(const DeepseekConfig& config,
     bytes += matrix_bytes *
              (parameters.attention + parameters.dense + parameters.one_expert * different);
     bytes += 2 * parameters.router;
-    bytes += batch * context * static_cast<double>(config.kv_width() * kv_bytes);
+    bytes += batch * context * static_cast<double>(config.kv_record(kv_type).size_bytes());
   }
   return bytes;
 }

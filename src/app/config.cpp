@@ -237,6 +237,7 @@ void read_runner(FlagReader& reader, Config& config) {
                 {{"auto", KvDtype::automatic},
                  {"bf16", KvDtype::bf16},
                  {"bfloat16", KvDtype::bf16},
+                 {"fp8_e4m3", KvDtype::fp8_e4m3},
                  {"float32", KvDtype::f32}},
                 runner.kv_dtype);
   reader.choice(

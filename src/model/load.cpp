@@ -191,7 +191,6 @@ Result<std::unique_ptr<Model>> Model::load(const ModelLoadArgs& args) {
   state->scale = softmax_scale(config);
   const int64_t num_layers = config.num_hidden_layers + num_mtp;
   state->shape = {.num_layers = num_layers,
-                  .kv_width = config.kv_width(),
                   .hidden_size = config.hidden_size,
                   .vocab_size = config.vocab_size,
                   .vocab_per_rank = state->map.vocab_per_rank(),

@@ -1,5 +1,6 @@
 // Checks of the attention ops and of the step geometry.
 #include <hadal/ops/attention.h>
+#include <hadal/ops/kv_record.h>
 
 #include "check_common.h"
 
@@ -29,9 +30,15 @@ Status check_geometry(const BatchGeometry* geometry) {
               "pages for max_kv_length tokens");
 }
 
-Status check_pages(const ConstTensorView& pages, int64_t width) {
-  return tensor(
-      "kv_pages", pages, {DType::f32, DType::bf16}, Shape{pages.shape[0], kKvPageTokens, width});
+constexpr auto kKvTypes = {DType::f32, DType::bf16, DType::f8_e4m3};
+
+Status check_pages(const ConstTensorView& pages, const KvRecord& record) {
+  HADAL_RETURN_IF_ERROR(
+      tensor("kv_pages", pages, kKvTypes, Shape{pages.shape[0], kKvPageTokens, record.elements()}));
+  return that(!record.is_fp8() || (reinterpret_cast<uintptr_t>(pages.data) % 4 == 0 &&
+                                   record.size_bytes() % 4 == 0 && pages.strides[0] % 4 == 0),
+              "kv_pages",
+              "FP8 records on multiples of 4 bytes");
 }
 
 Status check_rope(const ConstTensorView& table) {
@@ -51,7 +58,9 @@ Status check(const LatentWriteArgs& args) {
   const int64_t width = latents + args.rope_table.shape[1];
   HADAL_RETURN_IF_ERROR(tensor("kv_latent", args.kv_latent, plain, Shape{tokens, width}));
   HADAL_RETURN_IF_ERROR(tensor("kv_norm_weight", args.kv_norm_weight, plain, Shape{latents}));
-  HADAL_RETURN_IF_ERROR(check_pages(args.kv_pages, width));
+  HADAL_RETURN_IF_ERROR(
+      check_pages(args.kv_pages,
+                  {args.kv_pages.dtype, latents, static_cast<int64_t>(args.rope_table.shape[1])}));
   HADAL_RETURN_IF_ERROR(that(args.eps > 0.0F, "eps", "> 0"));
   if (args.q_latent.empty()) {
     return that(args.out_q.empty() && args.q_norm_weight.empty(),
@@ -77,10 +86,10 @@ Status check(const AttentionArgs& args) {
   HADAL_RETURN_IF_ERROR(ops_check::weight("kv_b", args.kv_b, WeightRole::kv_b));
   const int64_t tokens = args.geometry->num_tokens;
   const int64_t heads = args.q.shape[1];
-  const int64_t width = args.kv_pages.shape[2];
-  const int64_t rope = width - args.kv_b->in_features();
+  const KvRecord record = kv_record(args.kv_pages, args.kv_b->in_features());
+  const int64_t rope = record.rope;
   const int64_t nope = args.q.shape[2] - rope;
-  HADAL_RETURN_IF_ERROR(check_pages(args.kv_pages, width));
+  HADAL_RETURN_IF_ERROR(check_pages(args.kv_pages, record));
   HADAL_RETURN_IF_ERROR(
       tensor("q", args.q, {DType::f32, DType::bf16}, Shape{tokens, heads, args.q.shape[2]}));
   HADAL_RETURN_IF_ERROR(that(rope >= 0 && nope > 0, "q", "room for the rope part of kv_pages"));
@@ -93,10 +102,11 @@ Status check(const AttentionArgs& args) {
 
 Status check(const PageCopyArgs& args) {
   const Shape& pool = args.kv_pool.shape;
-  HADAL_RETURN_IF_ERROR(tensor("kv_pool",
-                               args.kv_pool,
-                               {DType::f32, DType::bf16},
-                               Shape{pool[0], pool[1], kKvPageTokens, pool[3]}));
+  HADAL_RETURN_IF_ERROR(
+      tensor("kv_pool", args.kv_pool, kKvTypes, Shape{pool[0], pool[1], kKvPageTokens, pool[3]}));
+  HADAL_RETURN_IF_ERROR(that(args.kv_pool.dtype != DType::f8_e4m3 || pool[3] % 4 == 0,
+                             "kv_pool",
+                             "FP8 records on multiples of 4 bytes"));
   return tensor("copies", args.copies, {DType::i32}, Shape{args.copies.shape[0], 3});
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <hadal/backend/backend.h>
+#include <hadal/ops/kv_record.h>
 #include <hadal/plan/batch_plan.h>
 
 namespace hadal {
@@ -11,26 +12,25 @@ class KvPool {
  public:
   /// resource_exhausted when the device has no room.
   static Result<KvPool> create(Backend& backend,
-                               DType dtype,
+                               const KvRecord& record,
                                int64_t num_pages,
                                int64_t num_layers,
-                               int64_t width,
                                MemoryKind kind = MemoryKind::device) {
-    const Shape shape{num_pages, num_layers, kPageTokens, width};
-    auto memory = backend.allocate(shape.numel() * size_of(dtype), kind);
+    const Shape shape{num_pages, num_layers, kPageTokens, record.elements()};
+    auto memory = backend.allocate(shape.numel() * size_of(record.dtype), kind);
     if (!memory) {
       return memory.error();
     }
     KvPool pool;
     pool.memory_ = std::move(memory).value();
     pool.view_ = make_view(pool.memory_.data(),
-                           dtype,
+                           record.dtype,
                            shape,
                            kind == MemoryKind::device ? backend.device() : Device{});
     return pool;
   }
 
-  /// [num_pages, num_layers, 64, width], dense. Lives as long as the pool.
+  /// [num_pages, num_layers, 64, record], dense. Lives as long as the pool.
   TensorView view() const { return view_; }
 
  private:

@@ -47,7 +47,7 @@ MemoryPlan plan_fixed(const Variant& variant, const ModelSetup& setup, const Mem
     plan.weights.push_back({group.group, group.bytes});
     plan.weight_bytes += group.bytes;
   }
-  plan.kv_bytes_per_token = model.num_hidden_layers * model.kv_width() * size_of(setup.kv_dtype);
+  plan.kv_bytes_per_token = model.num_hidden_layers * model.kv_record(setup.kv_dtype).size_bytes();
   const int64_t vocab_per_rank = (model.vocab_size + layout.tp - 1) / layout.tp;
   plan.work_bytes = count_arena_bytes(model, layout, given.backend.numerics(), step_tokens, false) +
                     sampling_bytes(vocab_per_rank, step_tokens) +

@@ -353,12 +353,10 @@ Result<KvPool> make_host_pool(const ModelRunnerConfig& config,
     return KvPool{};
   }
   limits.num_host_pages = static_cast<int32_t>(std::min<int64_t>(wanted, INT32_MAX / kPageTokens));
-  const DeepseekConfig& model = setup.model;
   auto pool = KvPool::create(backend,
-                             sizes.kv_dtype,
+                             setup.model.kv_record(sizes.kv_dtype),
                              limits.num_host_pages,
-                             model.num_hidden_layers,
-                             model.kv_width(),
+                             setup.model.num_hidden_layers,
                              MemoryKind::pinned_host);
   if (!pool) {
     return Error{pool.error().code, "--enable-hierarchical-cache: " + pool.error().message};

@@ -46,20 +46,22 @@ Result<std::unique_ptr<WeightStore>> open_weights(const ModelRunnerConfig& confi
   return open_checkpoint(config.model_dir);
 }
 
-DType choose_kv_dtype(const ModelRunnerConfig& config) {
+}  // namespace
+
+DType kv_dtype_of(const ModelRunnerConfig& config) {
   const bool is_exact = config.device == DeviceType::cpu && config.cpu_mode == CpuMode::exact;
   switch (config.kv_dtype) {
     case KvDtype::f32:
       return DType::f32;
     case KvDtype::bf16:
       return DType::bf16;
+    case KvDtype::fp8_e4m3:
+      return DType::f8_e4m3;
     case KvDtype::automatic:
       return is_exact ? DType::f32 : DType::bf16;
   }
   return DType::bf16;
 }
-
-}  // namespace
 
 Result<std::unique_ptr<Backend>> make_rank_backend(const ModelRunnerConfig& config,
                                                    int32_t local_rank) {
@@ -79,6 +81,10 @@ Result<ModelSetup> make_setup(const ModelRunnerConfig& config) {
   auto model = load_deepseek_config(config.model_dir);
   if (!model) {
     return model.error();
+  }
+  if (config.device != DeviceType::cpu && kv_dtype_of(config) == DType::f8_e4m3) {
+    return Error{ErrorCode::unsupported,
+                 "--kv-cache-dtype: the CUDA backend has no kernels for fp8_e4m3"};
   }
   ModelSetup setup;
   setup.model = std::move(model).value();
@@ -105,7 +111,7 @@ Result<ModelSetup> make_setup(const ModelRunnerConfig& config) {
   }
   setup.weights = std::move(weights).value();
   HADAL_RETURN_IF_ERROR(check_weights(setup.model, setup.layouts.front(), *setup.weights, false));
-  setup.kv_dtype = choose_kv_dtype(config);
+  setup.kv_dtype = kv_dtype_of(config);
   return setup;
 }
 

@@ -4,6 +4,8 @@
 
 #include <set>
 
+#include <hadal/ops/kv_record.h>
+
 namespace hadal {
 namespace {
 
@@ -99,8 +101,9 @@ class ProfilingOps final : public Ops {
   }
 
   void latent_write(const LatentWriteArgs& args, Stream& stream) override {
-    const double bytes =
-        bytes_of(args.q_latent) + bytes_of(args.out_q) + 2 * bytes_of(args.kv_latent);
+    const auto record = static_cast<double>(args.kv_pages.shape[2] * size_of(args.kv_pages.dtype));
+    const double bytes = bytes_of(args.q_latent) + bytes_of(args.out_q) + bytes_of(args.kv_latent) +
+                         args.geometry->num_tokens * record;
     timed({"latent_write", 0, bytes, 0}, stream, [&] { inner_.latent_write(args, stream); });
   }
 
@@ -200,13 +203,14 @@ class ProfilingOps final : public Ops {
     const double length = g.max_kv_length;
     const auto heads = static_cast<double>(args.q.shape[1]);
     const auto latents = static_cast<double>(args.kv_b->in_features());
-    const auto width = static_cast<double>(args.kv_pages.shape[2]);
+    const KvRecord record = kv_record(args.kv_pages, args.kv_b->in_features());
+    const double width = latents + static_cast<double>(record.rope);
     const auto head_dim = static_cast<double>(args.q.shape[2]);
     const double slab = static_cast<double>(args.kv_b->out_features()) / heads;
     const double value = slab - (head_dim - (width - latents));
     OpSample sample;
     sample.name = prompt ? "attention_prompt" : "attention_generated";
-    const double moved = rows * length * width * static_cast<double>(size_of(args.kv_pages.dtype));
+    const double moved = rows * length * static_cast<double>(record.size_bytes());
     const double share = tokens / std::max(1.0, static_cast<double>(g.num_tokens));
     sample.bytes = moved + elements(*args.kv_b) * value_bytes(*args.kv_b) +
                    share * (bytes_of(args.q) + bytes_of(args.out));

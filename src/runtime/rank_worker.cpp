@@ -89,8 +89,8 @@ Status RankWorker::prepare(const RankSizes& sizes) {
                                                      limits.max_step_tokens,
                                                      limits.max_slots,
                                                      limits.max_context_tokens)));
-  auto pool =
-      KvPool::create(*backend_, sizes.kv_dtype, limits.num_pages, shape.num_layers, shape.kv_width);
+  auto pool = KvPool::create(
+      *backend_, model_->config().kv_record(sizes.kv_dtype), limits.num_pages, shape.num_layers);
   if (!pool) {
     return pool.error();
   }

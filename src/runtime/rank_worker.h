@@ -64,7 +64,7 @@ class RankWorker {
 
   const Model& model() const { return *model_; }
 
-  /// [num_pages, num_layers, 64, kv_width]; between steps.
+  /// [num_pages, num_layers, 64, record]; between steps.
   TensorView kv_pages() const { return pool_.view(); }
 
   /// args.backend is this worker's. Call before prepare.

@@ -156,7 +156,7 @@ Status StepBenchImpl::prepare(const ModelSetup& setup) {
   // Work space comes first in importance: the pool takes what is left, and rows share its pages
   // when that is too little for each to have its own.
   const int64_t page_bytes =
-      model_.num_hidden_layers * kPageTokens * model_.kv_width() * size_of(sizes_.kv_dtype);
+      model_.num_hidden_layers * kPageTokens * model_.kv_record(sizes_.kv_dtype).size_bytes();
   const RunnerLimits& limits = sizes_.limits;
   const int64_t work =
       worker_->model().arena_bytes(limits.max_step_tokens) +
@@ -193,16 +193,14 @@ Status StepBenchImpl::prepare(const ModelSetup& setup) {
 /// Cached latents are normalised: every page gets random values in [-1.7, 1.7), the same ones.
 void StepBenchImpl::fill_pages() {
   const TensorView pool = worker_->kv_pages();
+  const KvRecord record = model_.kv_record(pool.dtype);
   std::vector<std::byte> host(static_cast<size_t>(pool.strides[0] * size_of(pool.dtype)));
-  const int64_t count = pool.strides[0];
-  for (int64_t i = 0; i < count; ++i) {
-    const float value =
-        (static_cast<float>(next_random(random_) & 0xffffU) / 32768.0F - 1.0F) * 1.7F;
-    if (pool.dtype == DType::bf16) {
-      reinterpret_cast<uint16_t*>(host.data())[i] = f32_to_bf16(value);
-    } else {
-      reinterpret_cast<float*>(host.data())[i] = value;
+  std::vector<float> token(static_cast<size_t>(model_.kv_width()));
+  for (size_t at = 0; at < host.size(); at += static_cast<size_t>(record.size_bytes())) {
+    for (float& value : token) {
+      value = (static_cast<float>(next_random(random_) & 0xffffU) / 32768.0F - 1.0F) * 1.7F;
     }
+    write_kv_record(record, token.data(), host.data() + at);
   }
   const auto stream = backend_->create_stream();
   const Shape page{1, pool.shape[1], pool.shape[2], pool.shape[3]};

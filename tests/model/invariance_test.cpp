@@ -84,6 +84,10 @@ TEST_CASE("model: fast mode is invariant to batch, chunk and pages", "[model]") 
   check_invariance(Fixture("v3_fp8", CpuMode::fast, DType::bf16));
 }
 
+TEST_CASE("model: fast mode with FP8 pages is invariant, too", "[model]") {
+  check_invariance(Fixture("v3_fp8", CpuMode::fast, DType::f8_e4m3));
+}
+
 TEST_CASE("model: fast mode without quantisation is invariant, too", "[model]") {
   check_invariance(Fixture("v2_lite", CpuMode::fast, DType::bf16));
 }

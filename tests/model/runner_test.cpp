@@ -152,9 +152,12 @@ BatchPlan prompt_plan(SlotId slot,
   return plan;
 }
 
-TEST_CASE("runner: a copied page serves its first tokens exactly", "[runtime]") {
+/// A page copy must leave no trace in an answer, whatever the pages' format.
+void check_copied_page(KvDtype kv_dtype) {
   const ModelDirectory dir(config_text("v3_bf16"));
-  const auto runner = make_tiny_runner(tiny_runner_config(dir.path()));
+  ModelRunnerConfig config = tiny_runner_config(dir.path());
+  config.kv_dtype = kv_dtype;
+  const auto runner = make_tiny_runner(config);
   Driver driver(*runner);
   SamplingParams sampling = greedy();
   sampling.num_top_logprobs = 0;
@@ -174,11 +177,19 @@ TEST_CASE("runner: a copied page serves its first tokens exactly", "[runtime]") 
   CHECK(warm.value().rows[0].logprob == cold.value().rows[0].logprob);
 }
 
+TEST_CASE("runner: a copied page serves its first tokens exactly", "[runtime]") {
+  check_copied_page(KvDtype::automatic);
+  check_copied_page(KvDtype::fp8_e4m3);
+}
+
 TEST_CASE("runner: pages that went to the host tier and came back serve exactly", "[runtime]") {
   const ModelDirectory dir(config_text("v3_fp8"));
-  for (const int32_t tp : {1, 2}) {
+  for (const auto& [tp, kv_dtype] : {std::pair{1, KvDtype::automatic},
+                                     std::pair{2, KvDtype::automatic},
+                                     std::pair{2, KvDtype::fp8_e4m3}}) {
     ModelRunnerConfig config = tiny_runner_config(dir.path());
     config.tp = tp;
+    config.kv_dtype = kv_dtype;
     config.host_cache_ratio = 0.25;
     const auto runner = make_tiny_runner(config);
     CHECK(runner->limits().num_host_pages == 12);
@@ -364,6 +375,23 @@ TEST_CASE("runner: the memory plan adds up and matches what is built", "[runtime
   const auto runner = make_tiny_runner(config);
   CHECK(runner->limits().num_pages == plan.value().num_pages);
   CHECK_FALSE(plan_model_memory(config, 1000));
+}
+
+TEST_CASE("runner: FP8 pages are counted and built as FP8 records", "[runtime]") {
+  const ModelDirectory dir(config_text("v3_fp8"));
+  ModelRunnerConfig config = tiny_runner_config(dir.path());
+  config.kv_dtype = KvDtype::fp8_e4m3;
+  config.host_cache_ratio = 1.0;
+  const auto plan = plan_model_memory(config, int64_t{1} << 30);
+  REQUIRE(plan);
+  const auto model = load_deepseek_config(dir.path());
+  REQUIRE(model);
+  // Codes, a scale, and the rope part in BF16: no padding at these sizes.
+  REQUIRE(model.value().kv_lora_rank + model.value().qk_rope_head_dim == 96);
+  const int64_t record = model.value().kv_lora_rank + 4 + 2 * model.value().qk_rope_head_dim;
+  CHECK(plan.value().kv_bytes_per_token == 3 * record);
+  const auto runner = make_tiny_runner(config);
+  CHECK(runner->limits().page_bytes == 3 * record * kPageTokens);
 }
 
 /// The value that an error proposes for a flag.

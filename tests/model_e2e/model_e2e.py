@@ -107,6 +107,7 @@ def main():
     parser.add_argument("--prompt-tokens-max", type=int, default=1 << 30)
     parser.add_argument("--answer-tokens-max", type=int, default=ANSWER_TOKENS_MAX)
     parser.add_argument("--tolerated", type=int, default=1)
+    parser.add_argument("--flag", action="append", default=[], help="one more word for the server")
     args = parser.parse_args()
 
     lines = (pathlib.Path(args.model) / "eval" / "cases.jsonl").read_text().splitlines()
@@ -115,7 +116,8 @@ def main():
              and len(case["answer_ids"]) <= args.answer_tokens_max]
     cases = cases[:: max(1, len(cases) // args.cases)][: args.cases]
     # A slow machine's backlog of closed-loop questions is no overload here.
-    flags = ["--model-path", args.model, "--served-model-name", "hadal-mini", "--max-queue-wait-ms", "0"]
+    flags = ["--model-path", args.model, "--served-model-name", "hadal-mini", "--max-queue-wait-ms", "0",
+             *args.flag]
     runs = {}
     with Server(args.binary, flags + ["--disable-radix-cache"]) as server:
         runs["alone, cold, unstreamed"] = run_way(server, cases, "alone, cold, unstreamed", 1, False)

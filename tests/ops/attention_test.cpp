@@ -117,7 +117,7 @@ void run_form(TestBackend& backend,
   for (const int32_t tokens : setup.sequences) {
     latents.push_back(random_matrix(random, tokens, width));
   }
-  const CacheFixture cache(step, latents, kv_type);
+  const CacheFixture cache(step, latents, kv_type, dims.latents);
   const RawOperand raw =
       make_raw(random, weight_type, dims.heads * (dims.nope + dims.value), dims.latents, 64, 0);
   const auto kv_b = prepare(backend,
@@ -126,8 +126,9 @@ void run_form(TestBackend& backend,
                             static_cast<int32_t>(dims.heads),
                             static_cast<int32_t>(dims.nope),
                             static_cast<int32_t>(dims.value));
+  const DType q_type = kv_type == DType::f32 ? DType::f32 : DType::bf16;
   const Operand q =
-      make_operand(random_matrix(random, step.num_tokens(), dims.heads * head_dim), kv_type);
+      make_operand(random_matrix(random, step.num_tokens(), dims.heads * head_dim), q_type);
   TensorView q_view = q.view();
   q_view.shape = Shape{step.num_tokens(), dims.heads, head_dim};
   q_view.strides = dense_strides(q_view.shape);
@@ -211,8 +212,10 @@ void run_all(uint8_t form, const std::vector<Setup>& setups, const std::string& 
       ErrorReport report(name + " " + backend.name + " " + name_of(format));
       bool untouched = true;
       for (const Setup& setup : setups) {
-        run_form(backend, form, setup, DType::f8_e4m3, format, DType::bf16, report, &untouched);
-        run_form(backend, form, setup, DType::bf16, format, DType::f32, report, &untouched);
+        for (const DType kv_type : kv_types(backend)) {
+          const DType weight = kv_type == DType::f32 ? DType::bf16 : DType::f8_e4m3;
+          run_form(backend, form, setup, weight, format, kv_type, report, &untouched);
+        }
       }
       INFO(report.describe());
       CHECK(report.is_within());

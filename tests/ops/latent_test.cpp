@@ -50,81 +50,122 @@ void normalise(double* x, double* bounds, const Matrix& weight, int64_t count) {
   }
 }
 
+/// Adds what a slot of the cache says to the report; `bounds` is the error before its format.
+void check_slot(ErrorReport& report,
+                const KvRecord& record,
+                const std::byte* slot,
+                const double* want,
+                const double* bounds) {
+  std::vector<double> found(static_cast<size_t>(record.latents + record.rope));
+  std::vector<double> steps(found.size());
+  if (!record.is_fp8()) {
+    const TensorView view =
+        make_view(const_cast<std::byte*>(slot), record.dtype, Shape{1, record.elements()});
+    found = read_matrix(view).values;
+    for (size_t d = 0; d < found.size(); ++d) {
+      steps[d] = half_step(record.dtype, std::fabs(want[d]) + bounds[d]);
+    }
+  }
+  for (int64_t group = 0; group < record.num_groups(); ++group) {
+    float stored = 0.0F;
+    std::memcpy(&stored, slot + record.scales_at() + 4 * group, sizeof stored);
+    const auto scale = static_cast<double>(stored);
+    const int64_t begin = group * kQuantGroup;
+    const int64_t end = std::min(record.latents, begin + kQuantGroup);
+    double low = 0.0;
+    double high = 0.0;
+    for (int64_t d = begin; d < end; ++d) {
+      low = std::max(low, std::fabs(want[d]) - bounds[d]);
+      high = std::max(high, std::fabs(want[d]) + bounds[d]);
+    }
+    CHECK((scale == kv_scale(low) || scale == kv_scale(high)));
+    for (int64_t d = begin; d < end; ++d) {
+      const auto k = static_cast<size_t>(d);
+      found[k] = static_cast<double>(e4m3_to_f32(static_cast<uint8_t>(slot[d]))) * scale;
+      steps[k] = std::max((std::fabs(want[d]) + bounds[d]) * 0x1p-4, scale * 0x1p-10);
+    }
+  }
+  for (int64_t i = 0; record.is_fp8() && i < record.rope; ++i) {
+    uint16_t bits = 0;
+    std::memcpy(&bits, slot + record.rope_at() + 2 * i, sizeof bits);
+    const auto k = static_cast<size_t>(record.latents + i);
+    found[k] = static_cast<double>(bf16_to_f32(bits));
+    steps[k] = half_step(DType::bf16, std::fabs(want[k]) + bounds[k]);
+  }
+  for (size_t d = 0; d < found.size(); ++d) {
+    report.add(found[d], want[d], bounds[d] + steps[d]);
+  }
+}
+
+void run_latent_write(TestBackend& backend, ActFormat format, DType kv_type) {
+  const int64_t q_rank = 136;
+  const int64_t latents = 136;  // a quantisation group and a part
+  const int64_t rope = 6;
+  const std::vector<RowSpec> rows{{0, 62, 8, kFormPrompt}, {1, 2, 1}};
+  Random random(31);
+  ErrorReport report("latent_write " + backend.name + " " + name_of(format) + " into " +
+                     std::string(to_string(kv_type)));
+  const StepFixture step(random, {70, 3}, rows);
+  const CacheFixture cache(
+      step, {Matrix(0, latents + rope), Matrix(0, latents + rope)}, kv_type, latents);
+  const TensorView& pool = cache.pool.view();
+  const std::vector<std::byte> before(pool.data, pool.data + pool.shape.numel() * size_of(kv_type));
+  const GuardedTensor table = make_rope_table(80, rope);
+  // One fused matrix, as the linear before it writes.
+  const DType plain = kv_type == DType::f32 ? DType::f32 : DType::bf16;
+  const Operand fused =
+      make_operand(random_matrix(random, step.num_tokens(), q_rank + latents + rope), plain);
+  const Operand q_weight = make_operand(random_matrix(random, 1, q_rank), DType::bf16, true);
+  const Operand kv_weight = make_operand(random_matrix(random, 1, latents), DType::f32, true);
+  const ActOperand out_q = make_output(format, step.num_tokens(), q_rank);
+  LatentWriteArgs args;
+  args.geometry = &step.geometry();
+  args.q_latent = fused.view().columns(0, q_rank);
+  args.q_norm_weight = q_weight.view();
+  args.kv_latent = fused.view().columns(q_rank, latents + rope);
+  args.kv_norm_weight = kv_weight.view();
+  args.rope_table = table.view();
+  args.out_q = out_q.view();
+  args.kv_pages = cache.layer();
+  backend.ops().latent_write(args, *backend.stream);
+
+  Matrix q(step.num_tokens(), q_rank);
+  Matrix q_bounds = q;
+  int64_t token = 0;
+  for (const RowSpec& row : rows) {
+    for (int32_t i = 0; i < row.count; ++i, ++token) {
+      std::vector<double> x(fused.exact.values.begin() + token * fused.exact.columns,
+                            fused.exact.values.begin() + (token + 1) * fused.exact.columns);
+      std::vector<double> bounds(x.size());
+      double* kv = x.data() + q_rank;
+      double* kv_bounds = bounds.data() + q_rank;
+      normalise(x.data(), bounds.data(), q_weight.exact, q_rank);
+      normalise(kv, kv_bounds, kv_weight.exact, latents);
+      rotate(kv + latents, kv_bounds + latents, table, row.begin + i, rope);
+      std::copy_n(x.begin(), q_rank, &q.at(token, 0));
+      std::copy_n(bounds.begin(), q_rank, &q_bounds.at(token, 0));
+      const TensorView layer = cache.layer();
+      const int64_t at = step.page(row.sequence, row.begin + i) * layer.strides[0] +
+                         (row.begin + i) % kKvPageTokens * layer.strides[1];
+      std::byte* slot = layer.data + at * size_of(kv_type);
+      check_slot(report, cache.record, slot, kv, kv_bounds);
+      poison(make_view(slot, kv_type, Shape{cache.record.elements()}));
+    }
+  }
+  compare(report, out_q, q, q_bounds);
+  CHECK(report.is_within());
+  // With the written slots poisoned again the pool is what it was.
+  CHECK(std::memcmp(pool.data, before.data(), before.size()) == 0);
+  CHECK(cache.pool.guards_are_whole());
+}
+
 }  // namespace
 
 TEST_CASE("latent_write: norms, RoPE, and nothing but its own slots", "[ops]") {
-  const int64_t q_rank = 136;
-  const int64_t latents = 40;
-  const int64_t rope = 6;
-  const std::vector<int32_t> sequences{70, 3};
-  const std::vector<RowSpec> rows{{0, 62, 8, kFormPrompt}, {1, 2, 1}};
   for (TestBackend& backend : backends()) {
     for (const ActFormat format : kAllFormats) {
-      for (const DType kv_type : {DType::f32, DType::bf16}) {
-        Random random(31);
-        ErrorReport report("latent_write " + backend.name + " " + name_of(format));
-        const StepFixture step(random, sequences, rows);
-        const CacheFixture cache(
-            step, {Matrix(0, latents + rope), Matrix(0, latents + rope)}, kv_type);
-        const TensorView& pool = cache.pool.view();
-        const std::vector<std::byte> before(pool.data,
-                                            pool.data + pool.shape.numel() * size_of(kv_type));
-        const GuardedTensor table = make_rope_table(80, rope);
-        // One fused matrix, as the linear before it writes.
-        const Operand fused = make_operand(
-            random_matrix(random, step.num_tokens(), q_rank + latents + rope), kv_type);
-        const Operand q_weight = make_operand(random_matrix(random, 1, q_rank), DType::bf16, true);
-        const Operand kv_weight = make_operand(random_matrix(random, 1, latents), DType::f32, true);
-        const ActOperand out_q = make_output(format, step.num_tokens(), q_rank);
-        LatentWriteArgs args;
-        args.geometry = &step.geometry();
-        args.q_latent = fused.view().columns(0, q_rank);
-        args.q_norm_weight = q_weight.view();
-        args.kv_latent = fused.view().columns(q_rank, latents + rope);
-        args.kv_norm_weight = kv_weight.view();
-        args.rope_table = table.view();
-        args.out_q = out_q.view();
-        args.kv_pages = cache.layer();
-        backend.ops().latent_write(args, *backend.stream);
-
-        Matrix q(step.num_tokens(), q_rank);
-        Matrix q_bounds = q;
-        int64_t token = 0;
-        for (const RowSpec& row : rows) {
-          for (int32_t i = 0; i < row.count; ++i, ++token) {
-            std::vector<double> x(fused.exact.values.begin() + token * fused.exact.columns,
-                                  fused.exact.values.begin() + (token + 1) * fused.exact.columns);
-            std::vector<double> bounds(x.size());
-            normalise(x.data(), bounds.data(), q_weight.exact, q_rank);
-            normalise(x.data() + q_rank, bounds.data() + q_rank, kv_weight.exact, latents);
-            rotate(x.data() + q_rank + latents,
-                   bounds.data() + q_rank + latents,
-                   table,
-                   row.begin + i,
-                   rope);
-            std::copy_n(x.begin(), q_rank, &q.at(token, 0));
-            std::copy_n(bounds.begin(), q_rank, &q_bounds.at(token, 0));
-            const int64_t page = step.page(row.sequence, row.begin + i);
-            const TensorView layer = cache.layer();
-            const int64_t at =
-                page * layer.strides[0] + (row.begin + i) % kKvPageTokens * layer.strides[1];
-            TensorView slot =
-                make_view(layer.data + at * size_of(kv_type), kv_type, Shape{1, latents + rope});
-            const Matrix found = read_matrix(slot);
-            for (int64_t d = 0; d < latents + rope; ++d) {
-              const auto k = static_cast<size_t>(q_rank + d);
-              report.add(found.at(0, d),
-                         x[k],
-                         bounds[k] + half_step(kv_type, std::fabs(x[k]) + bounds[k]));
-            }
-            poison(slot);
-          }
-        }
-        compare(report, out_q, q, q_bounds);
-        CHECK(report.is_within());
-        // With the written slots poisoned again the pool is what it was.
-        CHECK(std::memcmp(pool.data, before.data(), before.size()) == 0);
-        CHECK(cache.pool.guards_are_whole());
+      for (const DType kv_type : kv_types(backend)) {
+        run_latent_write(backend, format, kv_type);
       }
     }
   }
@@ -162,20 +203,20 @@ TEST_CASE("rope_query: rotates the last features of every head", "[ops]") {
 
 TEST_CASE("copy_pages: the first tokens of all layers, in order", "[ops]") {
   for (TestBackend& backend : backends()) {
-    Random random(33);
-    const Operand pool = make_operand(random_matrix(random, 4 * 2 * 64, 6), DType::bf16);
-    TensorView view = pool.view();
-    view.shape = Shape{4, 2, 64, 6};
-    view.strides = dense_strides(view.shape);
-    const GuardedTensor copies = make_ints({0, 2, 64, 1, 3, 5, 3, 0, 0}, Shape{3, 3});
-    backend.ops().copy_pages({.kv_pool = view, .copies = copies.view()}, *backend.stream);
-    const Matrix found = read_matrix(pool.view());
-    for (int64_t page = 0; page < 4; ++page) {
-      for (int64_t layer = 0; layer < 2; ++layer) {
-        for (int64_t token = 0; token < 64; ++token) {
-          const int64_t source = page == 2 ? 0 : page == 3 && token < 5 ? 1 : page;
-          const int64_t row = (page * 2 + layer) * 64 + token;
-          CHECK(found.at(row, 3) == pool.exact.at((source * 2 + layer) * 64 + token, 3));
+    for (const DType dtype : kv_types(backend)) {
+      Random random(33);
+      const Operand pool = make_operand(random_matrix(random, 4 * 2 * 64, 12), dtype);
+      TensorView view = pool.view();
+      view.shape = Shape{4, 2, 64, 12};
+      view.strides = dense_strides(view.shape);
+      const GuardedTensor copies = make_ints({0, 2, 64, 1, 3, 5, 3, 0, 0}, Shape{3, 3});
+      backend.ops().copy_pages({.kv_pool = view, .copies = copies.view()}, *backend.stream);
+      const Matrix found = read_matrix(pool.view());
+      for (int64_t at = 0; at < 4 * 2 * 64; ++at) {
+        const int64_t page = at / 128;
+        const int64_t source = page == 2 ? 0 : page == 3 && at % 64 < 5 ? 1 : page;
+        for (int64_t d = 0; d < 12; ++d) {
+          CHECK(found.at(at, d) == pool.exact.at(source * 128 + at % 128, d));
         }
       }
     }
@@ -195,9 +236,10 @@ TEST_CASE("attention: bits do not depend on batch, chunks, pages or threads", "[
     const auto kv_b = prepare(backend, WeightRole::kv_b, {&raw}, 3, 32, 32);
     const Matrix latent_values = random_matrix(random, length, latents + rope);
     const Matrix q_values = random_matrix(random, length, heads * (nope + rope));
-    const auto run = [&](const std::vector<RowSpec>& rows, uint8_t form, Ops& ops) {
+    const auto run = [&](const std::vector<RowSpec>& rows, uint8_t form, DType kv_type) {
+      Ops& ops = backend.ops();
       const StepFixture step(random, {length}, rows);
-      const CacheFixture cache(step, {latent_values}, DType::bf16);
+      const CacheFixture cache(step, {latent_values}, kv_type, latents);
       Matrix q(step.num_tokens(), q_values.columns);
       for (int64_t m = 0; m < q.rows; ++m) {
         const int64_t position = step.geometry().positions.as<int32_t>()[m];
@@ -223,12 +265,12 @@ TEST_CASE("attention: bits do not depend on batch, chunks, pages or threads", "[
       }
       return out.read();
     };
-    for (const uint8_t form : {kFormPrompt, kFormGenerated}) {
-      const Matrix whole = run({{0, 0, length, form}}, form, backend.ops());
+    const auto check = [&](uint8_t form, DType kv_type) {
+      const Matrix whole = run({{0, 0, length, form}}, form, kv_type);
       const Matrix parts =
           run({{0, 100, 63, form}, {0, 0, 1, form}, {0, 1, 99, form}, {0, 163, 137, form}},
               form,
-              backend.ops());
+              kv_type);
       const int64_t starts[][3] = {{0, 100, 63}, {63, 0, 1}, {64, 1, 99}, {163, 163, 137}};
       for (const auto& part : starts) {
         for (int64_t i = 0; i < part[2]; ++i) {
@@ -237,6 +279,10 @@ TEST_CASE("attention: bits do not depend on batch, chunks, pages or threads", "[
           }
         }
       }
+    };
+    for (const DType kv_type : kv_types(backend)) {
+      check(kFormPrompt, kv_type);
+      check(kFormGenerated, kv_type);
     }
   }
 }

@@ -78,7 +78,7 @@ Matrix run_attention(TestBackend& backend,
                      ActFormat format) {
   Random pages(61);
   const StepFixture step(pages, setup.sequences, rows);
-  const CacheFixture cache(step, latents, DType::bf16);
+  const CacheFixture cache(step, latents, DType::bf16, sizes.latents);
   const Operand q = make_operand(q_values, DType::bf16);
   const ActOperand out = make_output(format, step.num_tokens(), sizes.heads * sizes.value);
   AttentionArgs args;
@@ -162,7 +162,7 @@ TEST_CASE("padded rows: latent_write leaves the cache alone, rope_query the quer
       Random pages(64);
       const StepFixture step(pages, rows.sequences, specs);
       const std::vector<Matrix> empty(rows.sequences.size(), Matrix(0, latents + rope));
-      const CacheFixture cache(step, empty, DType::bf16);
+      const CacheFixture cache(step, empty, DType::bf16, latents);
       const Operand fused = make_operand(x, DType::f32);
       const Operand query = make_operand(q, DType::f32);
       const ActOperand out_q = make_output(ActFormat::e4m3, step.num_tokens(), q_rank);

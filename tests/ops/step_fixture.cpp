@@ -2,6 +2,8 @@
 #include "step_fixture.h"
 
 #include <algorithm>
+#include <cmath>
+#include <cstring>
 #include <numeric>
 
 namespace hadal::test {
@@ -10,6 +12,46 @@ namespace {
 
 constexpr int64_t kLayers = 3;
 constexpr int64_t kLayer = 1;
+
+/// One token as FP8 pages hold it, by double arithmetic; `exact` is what they then say.
+void write_fp8(const double* in, const KvRecord& record, std::byte* to, double* exact) {
+  for (int64_t group = 0; group < record.num_groups(); ++group) {
+    const int64_t begin = group * kQuantGroup;
+    const int64_t end = std::min(record.latents, begin + kQuantGroup);
+    double amax = 0.0;
+    for (int64_t d = begin; d < end; ++d) {
+      amax = std::max(amax, std::fabs(in[d]));
+    }
+    const double scale = kv_scale(amax);
+    const auto stored = static_cast<float>(scale);
+    std::memcpy(to + record.scales_at() + 4 * group, &stored, sizeof stored);
+    for (int64_t d = begin; d < end; ++d) {
+      const uint8_t code = f32_to_e4m3(static_cast<float>(in[d] / scale));
+      to[d] = std::byte{code};
+      exact[d] = static_cast<double>(e4m3_to_f32(code)) * scale;
+    }
+  }
+  for (int64_t i = 0; i < record.rope; ++i) {
+    const uint16_t bits = f32_to_bf16(static_cast<float>(in[record.latents + i]));
+    std::memcpy(to + record.rope_at() + 2 * i, &bits, sizeof bits);
+    exact[record.latents + i] = static_cast<double>(bf16_to_f32(bits));
+  }
+}
+
+/// All tokens of a sequence as records, one after the other.
+Matrix write_records(const Matrix& values, const KvRecord& record, std::byte* to) {
+  if (!record.is_fp8()) {
+    const Operand rounded = make_operand(values, record.dtype);
+    std::memcpy(to, rounded.view().data, static_cast<size_t>(values.rows * record.size_bytes()));
+    return rounded.exact;
+  }
+  Matrix exact(values.rows, values.columns);
+  for (int64_t t = 0; t < values.rows; ++t) {
+    const auto at = static_cast<size_t>(t * values.columns);
+    write_fp8(&values.values[at], record, to + t * record.size_bytes(), &exact.values[at]);
+  }
+  return exact;
+}
 
 }  // namespace
 
@@ -74,21 +116,33 @@ StepFixture::StepFixture(Random& random,
   geometry_.num_rows = num_rows;
 }
 
+double kv_scale(double amax) {
+  return std::exp2(std::ceil(std::log2(std::max(amax, 1e-4) / 448.0)));
+}
+
+std::vector<DType> kv_types(const TestBackend& backend) {
+  if (backend.backend->device().type == DeviceType::cuda) {
+    return {DType::f32, DType::bf16};
+  }
+  return {DType::f32, DType::bf16, DType::f8_e4m3};
+}
+
 CacheFixture::CacheFixture(const StepFixture& step,
                            const std::vector<Matrix>& values,
-                           DType dtype) {
-  const int64_t width = values.front().columns;
-  pool = GuardedTensor(dtype, Shape{step.num_pages(), kLayers, kKvPageTokens, width});
+                           DType dtype,
+                           int64_t latents)
+    : record{dtype, latents, values.front().columns - latents} {
+  pool = GuardedTensor(dtype, Shape{step.num_pages(), kLayers, kKvPageTokens, record.elements()});
+  const int64_t size = record.size_bytes();
   for (size_t s = 0; s < values.size(); ++s) {
-    const Operand rounded = make_operand(values[s], dtype);
-    exact.push_back(rounded.exact);
-    const int64_t size = size_of(dtype) * width;
+    std::vector<std::byte> records(static_cast<size_t>(values[s].rows * size));
+    exact.push_back(write_records(values[s], record, records.data()));
     for (int32_t p = 0; p < values[s].rows; ++p) {
       const int64_t page = step.page(static_cast<int32_t>(s), p);
       const TensorView target = layer();
       std::memcpy(
           target.data + page * target.strides[0] * size_of(dtype) + p % kKvPageTokens * size,
-          rounded.view().data + p * size,
+          records.data() + p * size,
           static_cast<size_t>(size));
     }
   }

@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <vector>
 
+#include <hadal/ops/kv_record.h>
+
 #include "op_test.h"
 
 namespace hadal::test {
@@ -49,14 +51,25 @@ class StepFixture {
   BatchGeometry geometry_;
 };
 
-/// Writes known latents of every position of every sequence into a poisoned pool of `num_layers`
-/// layers, layer `layer`; `exact[s]` holds what the cache then says.
+/// The least power of two with which `amax` fits E4M3.
+double kv_scale(double amax);
+
+/// Formats of KV pages that a backend takes.
+std::vector<DType> kv_types(const TestBackend& backend);
+
+/// Writes known latents and rope features of every position of every sequence into the middle layer
+/// of a poisoned pool; `exact[s]` holds what the cache then says.
 struct CacheFixture {
-  GuardedTensor pool;  ///< [pages, layers, 64, width]
+  KvRecord record;
+  GuardedTensor pool;  ///< [pages, layers, 64, record]
   std::vector<Matrix> exact;
 
-  CacheFixture(const StepFixture& step, const std::vector<Matrix>& values, DType dtype);
-  /// The middle layer: [pages, 64, width], strided.
+  /// values[s] is [tokens, latents + rope].
+  CacheFixture(const StepFixture& step,
+               const std::vector<Matrix>& values,
+               DType dtype,
+               int64_t latents);
+  /// The middle layer: [pages, 64, record], strided.
   TensorView layer() const;
 };
 

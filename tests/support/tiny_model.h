@@ -202,7 +202,8 @@ class Harness {
          .v_head_dim = static_cast<int32_t>(config_.v_head_dim),
          .kv_lora_rank = static_cast<int32_t>(config_.kv_lora_rank),
          .vocab_size = static_cast<int32_t>(config_.vocab_size)}));
-    const Shape pool{options.num_pages, shape.num_layers, kPageTokens, shape.kv_width};
+    const int64_t record = config_.kv_record(options.kv_dtype).elements();
+    const Shape pool{options.num_pages, shape.num_layers, kPageTokens, record};
     rank->pool = rank->allocate(pool.numel() * size_of(options.kv_dtype));
     // NaN in every KV type: what is not written must not be read.
     const std::vector<uint8_t> poison(static_cast<size_t>(rank->pool.size_bytes()), 0xff);

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include <hadal/base/result.h>
+#include <hadal/ops/kv_record.h>
 #include <hadal/text/token.h>
 
 namespace hadal {
@@ -71,6 +72,9 @@ struct DeepseekConfig {
 
   /// Numbers cached per token and layer.
   int64_t kv_width() const { return kv_lora_rank + qk_rope_head_dim; }
+
+  /// How they are cached; `dtype` as in KvRecord.
+  KvRecord kv_record(DType dtype) const { return {dtype, kv_lora_rank, qk_rope_head_dim}; }
 
   bool is_moe_layer(int64_t layer) const {
     return n_routed_experts > 0 && layer >= first_k_dense_replace;

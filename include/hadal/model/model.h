@@ -23,7 +23,6 @@ namespace hadal {
 /// Sizes that the runtime plans with.
 struct ModelShape {
   int64_t num_layers = 0;  ///< with a KV cache: main layers, then loaded MTP layers
-  int64_t kv_width = 0;    ///< numbers per token and layer
   int64_t hidden_size = 0;
   int64_t vocab_size = 0;
   int64_t vocab_per_rank = 0;  ///< columns of this rank's logits; the last rank's tail is padding
@@ -52,7 +51,7 @@ struct ForwardContext {
   Ops& ops;
   Communicator* comm = nullptr;  ///< null in a world of one
   StepArena& arena;              ///< reset by the caller before the step
-  TensorView kv_pool;            ///< [num_pages, num_layers, 64, kv_width] f32 or bf16; dense
+  TensorView kv_pool;            ///< [num_pages, num_layers, 64, record] (ops/kv_record.h); dense
   Stream& stream;
 };
 

@@ -2,7 +2,8 @@
 // cache.
 //
 // A layer's cache holds, for each token, kv_lora_rank normalised latents c and then
-// qk_rope_head_dim roped key features k_pe, shared by all heads. Prompt rows use the non-absorbed
+// qk_rope_head_dim roped key features k_pe, shared by all heads, in one of the formats of
+// ops/kv_record.h. Prompt rows use the non-absorbed
 // form (keys and values up-projected from the cached latents, also the prefix's and the chunk's
 // own, so a chunk boundary changes nothing), generated rows the absorbed form. In both, one token's
 // result depends on the tokens before it alone: never on the batch, the chunk or the page ids.
@@ -31,7 +32,7 @@ struct LatentWriteArgs {
   float eps = 1e-6F;
   ConstTensorView rope_table{};  ///< [max_positions, rope] f32: rope / 2 cosines, then sines
   ActivationView out_q{};        ///< [M, q_lora_rank], the input format of q_b; absent likewise
-  TensorView kv_pages{};  ///< [num_pages, 64, kv_lora_rank + rope] f32 or bf16; dimension 0 strided
+  TensorView kv_pages{};         ///< [num_pages, 64, record] (ops/kv_record.h); dimension 0 strided
 };
 
 /// Ropes the last qk_rope_head_dim features of every head of q, in place.
@@ -46,8 +47,8 @@ struct RopeQueryArgs {
 struct AttentionArgs {
   const BatchGeometry* geometry = nullptr;
   ConstTensorView q{};  ///< [M, heads, qk_nope_head_dim + rope] f32 or bf16, roped; dense
-  /// [num_pages, 64, kv_lora_rank + rope] f32 or bf16; dimension 0 strided. Slots that no row of
-  /// the step reaches may hold anything.
+  /// [num_pages, 64, record] (ops/kv_record.h); dimension 0 strided. Slots that no row of the step
+  /// reaches may hold anything.
   ConstTensorView kv_pages{};
   const Weight* kv_b = nullptr;  ///< role kv_b: per head W_UK, then W_UV
   float softmax_scale = 0.0F;
@@ -56,7 +57,7 @@ struct AttentionArgs {
 
 /// Copies the first tokens of a page, all layers, before a step runs.
 struct PageCopyArgs {
-  TensorView kv_pool{};      ///< [num_pages, num_layers, 64, width] f32 or bf16; dense
+  TensorView kv_pool{};      ///< [num_pages, num_layers, 64, record] (ops/kv_record.h); dense
   ConstTensorView copies{};  ///< [N, 3] i32: source page, destination page, tokens (0..64)
 };
 

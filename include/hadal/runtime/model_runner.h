@@ -33,7 +33,13 @@ enum class KvDtype : uint8_t {
   automatic,  ///< f32 in exact CPU mode, else bf16
   f32,
   bf16,
+  fp8_e4m3,  ///< latents; rope stays bf16 (ops/kv_record.h)
 };
+
+struct ModelRunnerConfig;
+
+/// The format of the KV pages that this configuration means.
+DType kv_dtype_of(const ModelRunnerConfig& config);
 
 /// What loading took, once the weights are in.
 struct LoadReport {

@@ -166,6 +166,18 @@ TEST_CASE("config: limited flags take their one value", "[app]") {
         "--schedule-policy: expected one of lpm,random,fcfs,dfs-weight,priority, got 'best'");
 }
 
+TEST_CASE("config: KV pages in every spelling, E5M2 refused by name", "[app]") {
+  const auto kv_dtype = [](const char* word) {
+    return configure({"--model", "m", "--kv-cache-dtype", word}).value().runner.kv_dtype;
+  };
+  CHECK(kv_dtype("auto") == KvDtype::automatic);
+  CHECK(kv_dtype("bf16") == KvDtype::bf16);
+  CHECK(kv_dtype("bfloat16") == KvDtype::bf16);
+  CHECK(kv_dtype("fp8_e4m3") == KvDtype::fp8_e4m3);
+  CHECK(config_error({"--model", "m", "--kv-cache-dtype", "fp8_e5m2"}) ==
+        "--kv-cache-dtype: expected one of auto,bf16,bfloat16,fp8_e4m3,float32, got 'fp8_e5m2'");
+}
+
 TEST_CASE("config: list C gives one warning line each", "[app]") {
   auto config = configure({"--model",
                            "m",

@@ -33,7 +33,9 @@ TEST_CASE("published models: R1", "[model]") {
   CHECK(r1.num_nextn_predict_layers == 1);
   CHECK(rank_gigabytes(r1, 16) == Approx(43.13).epsilon(0.001));
   CHECK(rank_gigabytes(r1, 8) == Approx(85.12).epsilon(0.001));
-  CHECK(r1.num_hidden_layers * r1.kv_width() * 2 == 70272);
+  CHECK(r1.num_hidden_layers * r1.kv_record(DType::bf16).size_bytes() == 70272);
+  CHECK(r1.kv_record(DType::f8_e4m3).size_bytes() == 656);
+  CHECK(r1.num_hidden_layers * r1.kv_record(DType::f8_e4m3).size_bytes() == 40016);
   CHECK(softmax_scale(r1) == Approx(0.135234).epsilon(1e-5));
   CHECK(check_fp8_blocks(r1, make_parallel_layout(16, 1, 0).value()));
 }

@@ -64,6 +64,27 @@ TEST_CASE("step bench: a rank of two, alone", "[runtime]") {
   }
 }
 
+TEST_CASE("step bench: FP8 pages are filled, read, and counted as 656 bytes a token", "[runtime]") {
+  const ModelDir model;
+  const auto attention_bytes = [&](KvDtype kv_dtype) {
+    StepBenchConfig config;
+    config.runner.model_dir = model.path;
+    config.runner.load_format = LoadFormat::dummy;
+    config.runner.num_threads = 1;
+    config.runner.kv_dtype = kv_dtype;
+    config.batches = {2};
+    config.context = 100;
+    config.seconds = 0.01;
+    auto bench = StepBench::create(config);
+    REQUIRE(bench);
+    const auto decode = bench.value()->decode(2);
+    REQUIRE(decode);  // data_loss if a page held anything but numbers
+    return op_of(decode.value(), "attention_generated").bytes;
+  };
+  CHECK(attention_bytes(KvDtype::bf16) - attention_bytes(KvDtype::fp8_e4m3) ==
+        3.0 * 2 * 100 * (1152 - 656));
+}
+
 TEST_CASE("step bench: what cannot be measured is refused by name", "[runtime]") {
   const ModelDir model;
   StepBenchConfig config;
