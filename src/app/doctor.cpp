@@ -8,6 +8,7 @@
 
 #include "commands.h"
 #include "exit_code.h"
+#include "group_setup.h"
 #include "version.h"
 
 namespace hadal {
@@ -60,7 +61,15 @@ int32_t print(const std::vector<Finding>& findings) {
   return count_failures(findings);
 }
 
-int32_t run_meeting(const DoctorConfig& config, const DoctorProbes& probes) {
+int32_t run_meeting(const Config& all, DoctorConfig config, const DoctorProbes& probes) {
+  auto secret = group_secret(all);
+  if (!secret) {
+    return print({{FindingLevel::failed,
+                   "group secret",
+                   secret.error().message,
+                   "write the same random line into that file on every node"}});
+  }
+  config.secret = std::move(secret).value();
   std::printf("meeting the doctors of %d other node%s for at most %d s\n",
               config.num_nodes - 1,
               config.num_nodes == 2 ? "" : "s",
@@ -91,7 +100,7 @@ int run_doctor(const Config& config, const Environment& environment) {
   std::printf("transport in the node: %s\n", transport.in_node.c_str());
   if (doctor.num_nodes > 1) {
     std::printf("transport between nodes: %s\n", transport.between_nodes.c_str());
-    failures += run_meeting(doctor, probes);
+    failures += run_meeting(config, doctor, probes);
   }
   if (failures > 0) {
     std::printf("%d to change, from the top\n", failures);

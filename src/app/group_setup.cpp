@@ -53,6 +53,12 @@ BoardShape board_shape(const LayoutOptions& layout) {
           .supervisor_reads = layout.node_rank == 0 && layout.num_nodes > 1};
 }
 
+Result<GroupSecret> group_secret(const Config& config) {
+  const bool is_given = !config.rank.secret_file.empty();
+  return read_group_secret(
+      is_given ? config.rank.secret_file : std::filesystem::path(kDefaultSecretFile), is_given);
+}
+
 Result<NodeGroupConfig> node_group_config(const Config& config, const Environment& environment) {
   NodeGroupConfig result;
   result.host = config.layout.rendezvous_host;
@@ -60,9 +66,7 @@ Result<NodeGroupConfig> node_group_config(const Config& config, const Environmen
   result.num_nodes = config.layout.num_nodes;
   result.node_rank = config.layout.node_rank;
   result.timeout_s = config.layout.rendezvous_timeout_s;
-  const bool is_given = !config.rank.secret_file.empty();
-  auto secret = read_group_secret(
-      is_given ? config.rank.secret_file : std::filesystem::path(kDefaultSecretFile), is_given);
+  auto secret = group_secret(config);
   if (!secret) {
     return secret.error();
   }

@@ -13,7 +13,10 @@ bool has_rank_processes(const Config& config);
 
 BoardShape board_shape(const LayoutOptions& layout);
 
-/// The secret's file and what every node must have in common: version, flags that change what a
+/// From --group-secret-file, or from the default file where there is one. invalid_argument.
+Result<GroupSecret> group_secret(const Config& config);
+
+/// The secret and what every node must have in common: version, flags that change what a
 /// step does, and the model's files. invalid_argument, not_found and data_loss as their readers.
 Result<NodeGroupConfig> node_group_config(const Config& config, const Environment& environment);
 

@@ -8,41 +8,17 @@
 #include "frame.h"
 #include "wire.h"
 
-#include <openssl/crypto.h>
-#include <openssl/evp.h>
-#include <openssl/hmac.h>
-#include <openssl/rand.h>
-
 namespace hadal {
 namespace {
 
-constexpr size_t kNonceBytes = 32;
-constexpr size_t kMacBytes = 32;
 constexpr size_t kRefusalTextMax = 512;
 constexpr size_t kFieldTextMax = 4096;
 constexpr uint32_t kFieldsMax = 256;
 
-using Nonce = std::array<unsigned char, kNonceBytes>;
-using Mac = std::array<unsigned char, kMacBytes>;
-
-std::span<const std::byte> raw(std::span<const unsigned char> bytes) {
-  return std::as_bytes(bytes);
-}
-
-Nonce random_nonce() {
-  Nonce nonce{};
-  HADAL_CHECK(RAND_bytes(nonce.data(), static_cast<int>(nonce.size())) == 1,
-              "the system gives no random bytes");
-  return nonce;
-}
-
 template <class Array>
 Array get_array(WireReader& in) {
   Array array{};
-  const auto bytes = in.get_raw(array.size());
-  std::transform(bytes.begin(), bytes.end(), array.begin(), [](std::byte b) {
-    return static_cast<unsigned char>(b);
-  });
+  std::ranges::copy(in.get_raw(array.size()), array.begin());
   return array;
 }
 
@@ -55,31 +31,18 @@ struct Transcript {
   Nonce node_nonce{};
 };
 
-Mac prove(const GroupSecret& secret, std::string_view direction, const Transcript& transcript) {
+Mac prove_direction(const GroupSecret& secret,
+                    std::string_view direction,
+                    const Transcript& transcript) {
   WireWriter text;
   text.put_text("hadal group");
   text.put_text(direction);
   text.put_u32(transcript.leader_protocol);
   text.put_u32(transcript.node_protocol);
   text.put_u32(transcript.node_rank);
-  text.put_raw(raw(transcript.leader_nonce));
-  text.put_raw(raw(transcript.node_nonce));
-  Mac mac{};
-  unsigned int size = kMacBytes;
-  const auto* data = reinterpret_cast<const unsigned char*>(text.bytes().data());
-  HADAL_CHECK(HMAC(EVP_sha256(),
-                   secret.bytes.data(),
-                   static_cast<int>(secret.bytes.size()),
-                   data,
-                   text.bytes().size(),
-                   mac.data(),
-                   &size) != nullptr,
-              "HMAC-SHA256 failed");
-  return mac;
-}
-
-bool is_equal(const Mac& a, const Mac& b) {
-  return CRYPTO_memcmp(a.data(), b.data(), a.size()) == 0;
+  text.put_raw(transcript.leader_nonce);
+  text.put_raw(transcript.node_nonce);
+  return prove(secret, text.bytes());
 }
 
 WireWriter encode_identity(const Identity& identity) {
@@ -157,7 +120,7 @@ std::variant<int32_t, HandshakeFailure> admit_node(int fd,
   transcript.leader_nonce = random_nonce();
   WireWriter challenge;
   challenge.put_u32(kGroupProtocol);
-  challenge.put_raw(raw(transcript.leader_nonce));
+  challenge.put_raw(transcript.leader_nonce);
   if (auto sent = write_frame(fd, ControlFrame::challenge, challenge.bytes(), deadline); !sent) {
     return passing(sent.error());
   }
@@ -177,12 +140,13 @@ std::variant<int32_t, HandshakeFailure> admit_node(int fd,
     return refuse(
         fd, EndReason::mismatch, versions_text(kGroupProtocol, transcript.node_protocol), deadline);
   }
-  if (!in.is_done() || !is_equal(mac, prove(config.secret, "node to leader", transcript))) {
+  if (!in.is_done() ||
+      !is_equal(mac, prove_direction(config.secret, "node to leader", transcript))) {
     return refuse(
         fd, EndReason::secret_refused, "the group secret is not the same on both nodes", deadline);
   }
-  const Mac ours = prove(config.secret, "leader to node", transcript);
-  if (auto sent = write_frame(fd, ControlFrame::confirm, raw(ours), deadline); !sent) {
+  const Mac ours = prove_direction(config.secret, "leader to node", transcript);
+  if (auto sent = write_frame(fd, ControlFrame::confirm, ours, deadline); !sent) {
     return passing(sent.error());
   }
   const auto shown = read_frame(fd, kIdentityFrameBytesMax, deadline);
@@ -234,8 +198,8 @@ HandshakeFailure enter_group(int fd, const NodeGroupConfig& config, TimePoint de
   WireWriter proof;
   proof.put_u32(kGroupProtocol);
   proof.put_u32(transcript.node_rank);
-  proof.put_raw(raw(transcript.node_nonce));
-  proof.put_raw(raw(prove(config.secret, "node to leader", transcript)));
+  proof.put_raw(transcript.node_nonce);
+  proof.put_raw(prove_direction(config.secret, "node to leader", transcript));
   if (auto sent = write_frame(fd, ControlFrame::proof, proof.bytes(), deadline); !sent) {
     return passing(sent.error());
   }
@@ -249,7 +213,7 @@ HandshakeFailure enter_group(int fd, const NodeGroupConfig& config, TimePoint de
   WireReader reply(confirm.value().payload);
   const auto mac = get_array<Mac>(reply);
   if (!is_type(confirm.value(), ControlFrame::confirm) || !reply.is_done() ||
-      !is_equal(mac, prove(config.secret, "leader to node", transcript))) {
+      !is_equal(mac, prove_direction(config.secret, "leader to node", transcript))) {
     return {EndReason::secret_refused, "node 0 does not know the group secret", false};
   }
   const WireWriter own = encode_identity(config.identity);

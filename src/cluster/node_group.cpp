@@ -51,16 +51,6 @@ class Teller {
   TimePoint told_{};
 };
 
-std::optional<std::string> why_not_without_secret(const NodeGroupConfig& config,
-                                                  const TcpAddress& address) {
-  if (!config.secret.empty() || address.is_loopback()) {
-    return std::nullopt;
-  }
-  return "--dist-init-addr " + address.text() +
-         " is not a loopback address: the nodes need a shared secret, mount one at " +
-         std::string(kDefaultSecretFile) + " or give --group-secret-file";
-}
-
 /// Links by node, and what the users of a group may do with them.
 class Group final : public NodeGroup {
  public:
@@ -319,7 +309,7 @@ Opened open_port(const NodeGroupConfig& config,
     auto address = resolve(config.host, config.port);
     Error error = address ? Error{} : address.error();
     if (address) {
-      if (const auto why = why_not_without_secret(config, address.value())) {
+      if (const auto why = why_not_without_secret(config.secret, address.value())) {
         return {{}, {EndReason::bad_setup, *why}};
       }
       auto listener = listen_on(address.value());
@@ -394,7 +384,7 @@ HandshakeFailure try_join(const NodeGroupConfig& config,
   if (!address) {
     return passing(address.error());
   }
-  if (const auto why = why_not_without_secret(config, address.value())) {
+  if (const auto why = why_not_without_secret(config.secret, address.value())) {
     return {EndReason::bad_setup, *why, false};
   }
   auto socket = connect_to(address.value(), seconds_from_now(2));

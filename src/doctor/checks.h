@@ -9,6 +9,10 @@ Finding passed(std::string check, std::string text);
 Finding noted(std::string check, std::string text);
 Finding broken(std::string check, std::string text, std::string remedy);
 
+inline const std::string kSecretRemedy = std::string("mount the same secret at ") +
+                                         kDefaultSecretFile +
+                                         " on every node, or give --group-secret-file";
+
 /// First line of a small file below the root, without its end; nullopt when it cannot be read.
 std::optional<std::string> read_line(const DoctorProbes& probes, const std::string& path);
 

@@ -102,6 +102,10 @@ std::vector<Finding> judge_links(const LinkReport& report, double rated_mb_per_s
                               "start every node with the same image and flags, only --node-rank "
                               "differs"));
   }
+  for (const std::string& host : report.wrong_secrets) {
+    findings.push_back(
+        broken("group secret", "that of " + host + " is not node 0's", kSecretRemedy));
+  }
   for (const int32_t node : report.missing_nodes) {
     findings.push_back(broken("missing node",
                               node_name(report, node) + " did not come",

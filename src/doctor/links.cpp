@@ -188,6 +188,7 @@ class Leader {
     report_.names = peers_.names;
     report_.missing_nodes = peers_.missing;
     report_.refusals = peers_.refusals;
+    report_.wrong_secrets = peers_.wrong_secrets;
     report_.strangers_dropped = peers_.strangers_dropped;
     if (!report_.missing_nodes.empty()) {
       return std::move(report_);

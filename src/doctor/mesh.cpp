@@ -5,12 +5,13 @@
 #include <algorithm>
 #include <thread>
 
+#include "checks.h"
+
 namespace hadal {
 namespace {
 
 using namespace std::chrono_literals;
 
-constexpr std::string_view kMagic = "hadaldr1";
 constexpr uint32_t kControl = 0;
 constexpr uint32_t kData = 1;
 constexpr double kHelloSeconds = 2;
@@ -27,7 +28,6 @@ std::string host_of_peer(const FileDescriptor& socket) {
 
 WireHello make_hello(const DoctorConfig& config, uint32_t purpose, uint16_t port) {
   WireHello hello;
-  std::copy(kMagic.begin(), kMagic.end(), hello.magic.begin());
   hello.purpose = purpose;
   hello.node_rank = static_cast<uint32_t>(config.node_rank);
   hello.num_nodes = static_cast<uint32_t>(config.num_nodes);
@@ -37,21 +37,18 @@ WireHello make_hello(const DoctorConfig& config, uint32_t purpose, uint16_t port
   return hello;
 }
 
-/// A hello of the given purpose from a node that may send it; anything else is a stranger.
-std::optional<WireHello> receive_hello(const DoctorConfig& config,
-                                       const FileDescriptor& socket,
-                                       uint32_t purpose) {
-  WireHello hello;
-  if (!receive_value(socket, hello, seconds_from_now(kHelloSeconds)) ||
-      !std::equal(kMagic.begin(), kMagic.end(), hello.magic.begin()) || hello.purpose != purpose ||
-      hello.listen_port > 65535) {
-    return std::nullopt;
+/// Whether a proven hello has this purpose and comes from a node that may send it.
+bool is_fitting(const DoctorConfig& config, const WireHello& hello, uint32_t purpose) {
+  return hello.purpose == purpose && hello.listen_port <= 65535 &&
+         (purpose == kControl || (hello.node_rank < static_cast<uint32_t>(config.num_nodes) &&
+                                  hello.node_rank > static_cast<uint32_t>(config.node_rank)));
+}
+
+/// Once a text, and only so many: they come from whoever calls.
+void note(std::vector<std::string>& list, const std::string& text) {
+  if (list.size() < kRefusalsMax && std::find(list.begin(), list.end(), text) == list.end()) {
+    list.push_back(text);
   }
-  if (purpose == kData && (hello.node_rank >= static_cast<uint32_t>(config.num_nodes) ||
-                           hello.node_rank <= static_cast<uint32_t>(config.node_rank))) {
-    return std::nullopt;
-  }
-  return hello;
 }
 
 /// Why a worker may not join; empty = it may.
@@ -90,26 +87,28 @@ void accept_worker(const DoctorConfig& config,
                    FileDescriptor socket,
                    std::vector<WireNode>& roster,
                    Peers& peers) {
-  const auto hello = receive_hello(config, socket, kControl);
-  if (!hello) {
+  WireHello hello;
+  const Introduction came =
+      receive_hello(socket, config.secret, hello, seconds_from_now(kHelloSeconds));
+  if (came == Introduction::wrong_secret) {
+    note(peers.wrong_secrets, host_of_peer(socket));
+    return;
+  }
+  if (came == Introduction::stranger || !is_fitting(config, hello, kControl)) {
     ++peers.strangers_dropped;
     return;
   }
-  if (const std::string reason = refusal(config, *hello, peers); !reason.empty()) {
+  if (const std::string reason = refusal(config, hello, peers); !reason.empty()) {
     send_verdict(socket, reason);
-    const std::string text = host_of_peer(socket) + ": " + reason;
-    if (peers.refusals.size() < kRefusalsMax &&
-        std::find(peers.refusals.begin(), peers.refusals.end(), text) == peers.refusals.end()) {
-      peers.refusals.push_back(text);
-    }
+    note(peers.refusals, host_of_peer(socket) + ": " + reason);
     return;
   }
-  WireNode& node = roster[hello->node_rank];
+  WireNode& node = roster[hello.node_rank];
   const std::string address = host_of_peer(socket);
   write_text(node.address, address);
-  node.port = hello->listen_port;
-  peers.names[hello->node_rank] = address;
-  peers.control[hello->node_rank] = std::move(socket);
+  node.port = hello.listen_port;
+  peers.names[hello.node_rank] = address;
+  peers.control[hello.node_rank] = std::move(socket);
 }
 
 /// Connections from all nodes of higher rank that can come.
@@ -120,13 +119,15 @@ void accept_data(const DoctorConfig& config, const FileDescriptor& listener, Pee
     if (!socket) {
       return;
     }
-    const auto hello = receive_hello(config, socket.value(), kData);
-    if (!hello) {
+    WireHello hello;
+    const Introduction came =
+        receive_hello(socket.value(), config.secret, hello, seconds_from_now(kHelloSeconds));
+    if (came != Introduction::known || !is_fitting(config, hello, kData)) {
       ++peers.strangers_dropped;
       continue;
     }
     --expected;
-    peers.data[hello->node_rank] = std::move(socket).value();
+    peers.data[hello.node_rank] = std::move(socket).value();
   }
 }
 
@@ -146,8 +147,10 @@ void collect_link_errors(Peers& peers) {
   for (size_t high = 1; high < peers.control.size(); ++high) {
     for (size_t low = 0; low < high; ++low) {
       WireText text{};
+      // The node may have waited for each of those below it.
+      const double patience_s = static_cast<double>(high + 1) * (kCallSeconds + kMeshSeconds);
       const Status received =
-          receive_value(peers.control[high], text, seconds_from_now(3 * kMeshSeconds));
+          receive_value(peers.control[high], text, seconds_from_now(patience_s));
       peers.link_errors[high][low] = received ? read_text(text) : received.error().message;
     }
   }
@@ -159,13 +162,18 @@ std::string open_data(const DoctorConfig& config, const TcpAddress& address, Fil
   if (!socket) {
     return socket.error().message;
   }
-  const Status sent =
-      send_value(socket.value(), make_hello(config, kData, 0), seconds_from_now(kHelloSeconds));
+  // The other node answers when it has called those below it.
+  const Status sent = send_hello(
+      socket.value(), config.secret, make_hello(config, kData, 0), seconds_from_now(kMeshSeconds));
   if (!sent) {
     return sent.error().message;
   }
   out = std::move(socket).value();
   return {};
+}
+
+Error without_secret(const std::string& why) {
+  return {ErrorCode::unavailable, "this node has no group secret\n" + why};
 }
 
 /// Until the leader answers.
@@ -179,6 +187,8 @@ Result<FileDescriptor> call_leader(const DoctorConfig& config) {
     if (!addresses) {
       reason = addresses.error().message;
       remedy = "give --dist-init-addr node 0's address, or publish its name";
+    } else if (const auto why = why_not_without_secret(config.secret, addresses.value().front())) {
+      return without_secret(*why);
     } else {
       auto socket =
           connect_to(addresses.value().front(), std::min(deadline, seconds_from_now(kCallSeconds)));
@@ -197,18 +207,71 @@ Result<FileDescriptor> call_leader(const DoctorConfig& config) {
                    std::to_string(config.timeout_s) + " s: " + reason + "\n" + remedy};
 }
 
-}  // namespace
-
-Result<Peers> meet_as_leader(const DoctorConfig& config) {
+/// Where the workers call. Without a secret on loopback alone, whatever else this machine has.
+Result<FileDescriptor> open_leader_port(const DoctorConfig& config) {
   const auto own = resolve_all(config.leader_host, config.leader_port);
+  if (config.secret.empty()) {
+    if (!own) {
+      return Error{
+          ErrorCode::unavailable,
+          own.error().message + "\ngive --dist-init-addr node 0's address, or publish its name"};
+    }
+    if (const auto why = why_not_without_secret(config.secret, own.value().front())) {
+      return without_secret(*why);
+    }
+  }
   const bool is_v6 = own && own.value().front().family() == AF_INET6;
-  auto listener = listen_on(is_v6 ? "::" : "0.0.0.0", config.leader_port);
+  auto listener = own && own.value().front().is_loopback()
+                      ? listen_on(own.value().front())
+                      : listen_on(is_v6 ? "::" : "0.0.0.0", config.leader_port);
   if (!listener) {
     return Error{ErrorCode::unavailable,
                  "cannot listen on port " + std::to_string(config.leader_port) + ": " +
                      listener.error().message +
                      "\nend the process that holds it, or give another "
                      "--dist-init-addr"};
+  }
+  return listener;
+}
+
+/// Where nodes of higher rank call this worker: loopback when that is how it reached node 0.
+Result<FileDescriptor> open_worker_port(const FileDescriptor& leader) {
+  auto own = local_address(leader.get());
+  if (own && own.value().is_loopback()) {
+    return listen_on(own.value().host(), 0);
+  }
+  auto listener = listen_on("::", 0);  // both families where the kernel has IPv6
+  return listener ? std::move(listener) : listen_on("0.0.0.0", 0);
+}
+
+/// Shows node 0 who this is and waits for its verdict: nothing when all nodes have come.
+Status join_leader(const DoctorConfig& config,
+                   const FileDescriptor& leader,
+                   uint16_t port,
+                   TimePoint deadline) {
+  WireText verdict{};
+  Status status = send_hello(leader, config.secret, make_hello(config, kControl, port), deadline);
+  const bool is_other_secret = !status && status.error().message == kOtherSecret;
+  if (status) {
+    status = receive_value(leader, verdict, deadline);
+  }
+  if (status && read_text(verdict).empty()) {
+    return ok_status();
+  }
+  return Error{
+      ErrorCode::unavailable,
+      "node 0 let this node go: " + (status ? read_text(verdict) : status.error().message) + "\n" +
+          (is_other_secret ? kSecretRemedy
+                           : "start every node with the same image and flags, only --node-rank "
+                             "differs")};
+}
+
+}  // namespace
+
+Result<Peers> meet_as_leader(const DoctorConfig& config) {
+  auto listener = open_leader_port(config);
+  if (!listener) {
+    return listener.error();
   }
   Peers peers = empty_peers(config);
   std::vector<WireNode> roster(static_cast<size_t>(config.num_nodes));
@@ -251,35 +314,22 @@ Result<Peers> meet_as_leader(const DoctorConfig& config) {
 }
 
 Result<Peers> meet_as_worker(const DoctorConfig& config) {
-  auto listener = listen_on("::", 0);  // both families where the kernel has IPv6
-  if (!listener) {
-    listener = listen_on("0.0.0.0", 0);
+  auto leader = call_leader(config);
+  if (!leader) {
+    return leader.error();
   }
+  auto listener = open_worker_port(leader.value());
   if (!listener) {
     return Error{ErrorCode::unavailable,
                  "cannot listen on any port: " + listener.error().message +
                      "\nlet the container listen on TCP ports"};
   }
-  auto leader = call_leader(config);
-  if (!leader) {
-    return leader.error();
-  }
   Peers peers = empty_peers(config);
   peers.control[0] = std::move(leader).value();
   const TimePoint deadline = seconds_from_now(config.timeout_s + kMeshSeconds);
   const auto own = local_address(listener.value().get());
-  const uint16_t port = own ? own.value().port() : 0;
-  WireText verdict{};
-  Status status = send_value(peers.control[0], make_hello(config, kControl, port), deadline);
-  if (status) {
-    status = receive_value(peers.control[0], verdict, deadline);
-  }
-  if (!status || !read_text(verdict).empty()) {
-    return Error{
-        ErrorCode::unavailable,
-        "node 0 let this node go: " + (status ? read_text(verdict) : status.error().message) +
-            "\nstart every node with the same image and flags, only --node-rank differs"};
-  }
+  HADAL_RETURN_IF_ERROR(
+      join_leader(config, peers.control[0], own ? own.value().port() : 0, deadline));
   std::vector<WireNode> roster(static_cast<size_t>(config.num_nodes));
   HADAL_RETURN_IF_ERROR(
       read_exactly(peers.control[0].get(), std::as_writable_bytes(std::span(roster)), deadline));

@@ -12,10 +12,10 @@
 #include <span>
 #include <string>
 
+#include <hadal/auth/group_secret.h>
 #include <hadal/base/result.h>
 #include <hadal/cluster/group_end.h>
 #include <hadal/cluster/identity.h>
-#include <hadal/cluster/secret.h>
 
 namespace hadal {
 

@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include <hadal/auth/group_secret.h>
 #include <hadal/base/result.h>
 #include <hadal/doctor/probes.h>
 
@@ -45,7 +46,9 @@ struct DoctorConfig {
   std::string leader_host;  ///< empty on one node
   uint16_t leader_port = 0;
   int32_t timeout_s = 600;  ///< how long nodes wait for each other
-  std::string build;        ///< version and commit; all nodes must run the same
+  /// What the doctors prove to each other; empty only where they meet on a loopback address.
+  GroupSecret secret;
+  std::string build;  ///< version and commit; all nodes must run the same
 
   /// Ports that serving will open on this node; checked for being free when check_ports is set.
   bool check_ports = true;
@@ -94,11 +97,12 @@ struct LinkReport {
   std::vector<std::string> refusals;   ///< nodes that came with other flags or another build
   std::vector<LinkMeasurement> links;
   std::vector<ClockOffset> clocks;
-  double all_reduce_ms = 0;        ///< over all nodes, ring
-  int64_t all_reduce_bytes = 0;    ///< per node; 0 = not run
-  std::string all_reduce_error;    ///< a wrong sum, or a node that stopped
-  int32_t strangers_dropped = 0;   ///< connections that did not speak the protocol
-  std::vector<std::string> names;  ///< address of each node, for messages
+  double all_reduce_ms = 0;                ///< over all nodes, ring
+  int64_t all_reduce_bytes = 0;            ///< per node; 0 = not run
+  std::string all_reduce_error;            ///< a wrong sum, or a node that stopped
+  std::vector<std::string> wrong_secrets;  ///< hosts that came with another group secret
+  int32_t strangers_dropped = 0;           ///< connections that did not speak the protocol
+  std::vector<std::string> names;          ///< address of each node, for messages
 };
 
 /// Failures among the measurements: missing nodes, broken and slow links, clocks that differ.
@@ -115,9 +119,9 @@ struct Meeting {
 };
 
 /// Meets the doctors of all other nodes at the leader's address and measures every pair alone,
-/// then all together. Blocks for at most `timeout_s` until all are there, then some seconds.
-/// num_nodes > 1. Errors (unavailable) only when this node could not take part at all: the text
-/// says why, with the remedy after a newline.
+/// then all together. Nobody who does not prove `secret` takes part. Blocks for at most `timeout_s`
+/// until all are there, then some seconds. num_nodes > 1. Errors (unavailable) only when this node
+/// could not take part at all: the text says why, with the remedy after a newline.
 Result<Meeting> measure_links(const DoctorConfig& config, const DoctorProbes& probes);
 
 /// "ok     memlock       unlimited" and, under a failure, "       change: ...".

@@ -1,8 +1,8 @@
 // Differences are named; a model's identity sees every byte but the tensors'.
 #include <fstream>
 
+#include <hadal/auth/group_secret.h>
 #include <hadal/cluster/identity.h>
-#include <hadal/cluster/secret.h>
 
 #include "catch.h"
 

@@ -37,6 +37,7 @@ DoctorConfig node_config(int32_t num_nodes, int32_t rank, uint16_t port) {
   config.leader_port = port;
   config.timeout_s = 60;
   config.build = "test";
+  config.secret = {"s3cret"};
   return config;
 }
 
@@ -46,8 +47,8 @@ DoctorProbes probes_with_clock(int64_t offset_us) {
   return probes;
 }
 
-/// Sends bytes that are not a hello and hangs up.
-void knock(uint16_t port) {
+/// A stranger: sends these bytes and returns what comes back until the other end hangs up.
+std::string knock(uint16_t port, const std::string& bytes) {
   for (int attempt = 0; attempt < 200; ++attempt) {
     const int fd = ::socket(AF_INET, SOCK_STREAM, 0);
     sockaddr_in address{};
@@ -55,14 +56,19 @@ void knock(uint16_t port) {
     address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
     address.sin_port = htons(port);
     const bool is_open = ::connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
-    const std::string garbage(200, '\xff');
-    const bool is_sent = is_open && ::send(fd, garbage.data(), garbage.size(), MSG_NOSIGNAL) > 0;
+    const bool is_sent = is_open && ::send(fd, bytes.data(), bytes.size(), MSG_NOSIGNAL) > 0;
+    std::string answer;
+    char buffer[512];
+    for (ssize_t n = 0; is_sent && (n = ::recv(fd, buffer, sizeof buffer, 0)) > 0;) {
+      answer.append(buffer, static_cast<size_t>(n));
+    }
     ::close(fd);
     if (is_sent) {
-      return;
+      return answer;
     }
     std::this_thread::sleep_for(std::chrono::milliseconds(5));
   }
+  return "nobody listens";
 }
 
 LinkMeasurement link(int32_t low, int32_t high, double up, double down) {
@@ -103,7 +109,7 @@ TEST_CASE("doctor: three nodes meet and measure every pair", "[doctor]") {
         meetings[static_cast<size_t>(rank)] = measure_links(node_config(3, rank, port), probes);
       });
       if (rank == 1) {
-        threads.emplace_back([port] { knock(port); });
+        threads.emplace_back([port] { knock(port, std::string(200, '\xff')); });
       }
     }
   }
@@ -171,6 +177,81 @@ TEST_CASE("doctor: a leader that is not there is told from a wrong flag", "[doct
   REQUIRE_FALSE(*result);
   CHECK_THAT(result->error().message,
              Catch::Matchers::Contains("--nnodes is 2 there and 3 on node 0"));
+}
+
+/// A hello as the protocol has it, and a proof made of zeros.
+std::string unproven_hello() {
+  std::string bytes(88 + 64, '\0');
+  bytes.replace(0, 8, "hadaldr2");
+  bytes[12] = 1;  // node rank
+  bytes[16] = 2;  // nodes
+  bytes[20] = 1;  // ranks a node
+  return bytes;
+}
+
+TEST_CASE("doctor: who does not prove the secret takes no part and learns nothing", "[doctor]") {
+  const uint16_t port = free_port();
+  DoctorConfig config = node_config(2, 0, port);
+  config.timeout_s = 2;
+  std::string answer;
+  std::jthread stranger([&] { answer = knock(port, unproven_hello()); });
+  const auto meeting = measure_links(config, system_probes());
+  stranger.join();
+  REQUIRE(meeting);
+  CHECK(meeting.value().report.missing_nodes == std::vector<int32_t>{1});
+  CHECK(meeting.value().report.wrong_secrets == std::vector<std::string>{"127.0.0.1"});
+  // The challenge, then zeros instead of a proof.
+  REQUIRE(answer.size() == 40 + 32);
+  CHECK(answer.substr(40) == std::string(32, '\0'));
+}
+
+TEST_CASE("doctor: another secret is named on both sides", "[doctor]") {
+  const uint16_t port = free_port();
+  DoctorConfig leader = node_config(2, 0, port);
+  leader.timeout_s = 2;
+  DoctorConfig worker = node_config(2, 1, port);
+  worker.secret = {"another"};
+  std::optional<Result<Meeting>> result;
+  std::jthread thread([&] { result = measure_links(worker, system_probes()); });
+  const auto meeting = measure_links(leader, system_probes());
+  thread.join();
+  REQUIRE(meeting);
+  const std::string text = to_text(meeting.value().findings.front());
+  CHECK_THAT(text, Catch::Matchers::Contains("that of 127.0.0.1 is not node 0's"));
+  CHECK_THAT(text, Catch::Matchers::Contains("mount the same secret at /etc/hadal/group-secret"));
+  REQUIRE(result);
+  REQUIRE_FALSE(*result);
+  CHECK_THAT(result->error().message,
+             Catch::Matchers::Contains("the group secret is not the same on both nodes\nmount"));
+}
+
+TEST_CASE("doctor: without a secret nodes meet on loopback alone", "[doctor]") {
+  const uint16_t port = free_port();
+  for (const int32_t rank : {0, 1}) {
+    DoctorConfig config = node_config(2, rank, port);
+    config.secret = {};
+    config.leader_host = "0.0.0.0";
+    const auto refused = measure_links(config, system_probes());
+    REQUIRE_FALSE(refused);
+    CHECK_THAT(refused.error().message,
+               Catch::Matchers::Contains("is not a loopback address: the nodes need a shared"));
+  }
+  std::vector<std::optional<Result<Meeting>>> meetings(2);
+  {
+    std::vector<std::jthread> threads;
+    for (int32_t rank = 0; rank < 2; ++rank) {
+      threads.emplace_back([&meetings, rank, port] {
+        DoctorConfig config = node_config(2, rank, port);
+        config.secret = {};
+        meetings[static_cast<size_t>(rank)] = measure_links(config, system_probes());
+      });
+    }
+  }
+  for (const auto& meeting : meetings) {
+    REQUIRE(meeting);
+    INFO((*meeting ? "" : meeting->error().message));
+    CHECK(*meeting);
+  }
 }
 
 TEST_CASE("doctor: slow links are told from ordinary spread", "[doctor]") {

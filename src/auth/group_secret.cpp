@@ -1,11 +1,15 @@
-// Reads the secret's file, with the errors that keep an operator from running without one unawares.
+// Reads the secret's file, with the errors that keep an operator from running without one unawares,
+// and proves it.
 #include <cerrno>
 #include <cstring>
 
-#include <hadal/cluster/secret.h>
-#include <hadal/net/tcp.h>
+#include <hadal/auth/group_secret.h>
 
 #include <fcntl.h>
+#include <openssl/crypto.h>
+#include <openssl/evp.h>
+#include <openssl/hmac.h>
+#include <openssl/rand.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -60,6 +64,42 @@ Result<GroupSecret> read_group_secret(const std::filesystem::path& path, bool is
     return bad_secret(path, "it is empty; write a random line into it, the same on every node");
   }
   return GroupSecret{std::move(bytes)};
+}
+
+std::optional<std::string> why_not_without_secret(const GroupSecret& secret,
+                                                  const TcpAddress& address) {
+  if (!secret.empty() || address.is_loopback()) {
+    return std::nullopt;
+  }
+  return "--dist-init-addr " + address.text() +
+         " is not a loopback address: the nodes need a shared secret, mount one at " +
+         std::string(kDefaultSecretFile) + " or give --group-secret-file";
+}
+
+Nonce random_nonce() {
+  Nonce nonce{};
+  HADAL_CHECK(RAND_bytes(reinterpret_cast<unsigned char*>(nonce.data()),
+                         static_cast<int>(nonce.size())) == 1,
+              "the system gives no random bytes");
+  return nonce;
+}
+
+Mac prove(const GroupSecret& secret, std::span<const std::byte> transcript) {
+  Mac mac{};
+  auto size = static_cast<unsigned int>(mac.size());
+  HADAL_CHECK(HMAC(EVP_sha256(),
+                   secret.bytes.data(),
+                   static_cast<int>(secret.bytes.size()),
+                   reinterpret_cast<const unsigned char*>(transcript.data()),
+                   transcript.size(),
+                   reinterpret_cast<unsigned char*>(mac.data()),
+                   &size) != nullptr,
+              "HMAC-SHA256 failed");
+  return mac;
+}
+
+bool is_equal(const Mac& a, const Mac& b) {
+  return CRYPTO_memcmp(a.data(), b.data(), a.size()) == 0;
 }
 
 }  // namespace hadal
