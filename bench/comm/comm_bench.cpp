@@ -18,6 +18,8 @@
 
 #include <hadal/comm/process_communicator.h>
 
+#include "local_world.h"
+
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -25,16 +27,11 @@ namespace {
 
 using namespace hadal;
 using nlohmann::json;
+using World = hadal::testing::LocalWorldConfig;
 using SteadyClock = std::chrono::steady_clock;
 
 struct NullStream final : Stream {
   void synchronize() override {}
-};
-
-struct World {
-  int32_t ranks;
-  int32_t node_size;
-  AllReduce all_reduce;
 };
 
 double seconds_since(SteadyClock::time_point begin) {
@@ -51,7 +48,7 @@ class Rank {
       for (const int64_t bytes : {int64_t{4}, int64_t{4096}, int64_t{28672}, int64_t{1} << 20}) {
         const double time = median_time(op, bytes);
         results.push_back({{"op", op},
-                           {"ranks", world.ranks},
+                           {"ranks", world.world_size},
                            {"ranks_per_node", world.node_size},
                            {"all_reduce", world.all_reduce == AllReduce::flat ? "flat" : "hier"},
                            {"bytes", bytes},
@@ -127,30 +124,12 @@ T expect(Result<T> result) {
 }
 
 /// Runs in a child: this rank's part, and for rank 0 the report.
-[[noreturn]] void run_rank(const World& world,
+[[noreturn]] void run_rank(const hadal::testing::LocalWorld& world,
                            int32_t rank,
                            double seconds,
-                           const std::vector<int>& memories,
-                           const std::vector<PeerListener>& listeners,
                            int report_fd) {
-  ProcessCommConfig config;
-  config.rank = rank;
-  config.world_size = world.ranks;
-  config.node_size = world.node_size;
-  config.all_reduce = world.all_reduce;
-  config.node_memory_fd = memories[static_cast<size_t>(rank / world.node_size)];
-  if (world.ranks > world.node_size) {
-    PeerConnectConfig connect;
-    connect.rank = rank;
-    connect.world_size = world.ranks;
-    connect.node_size = world.node_size;
-    for (int32_t peer = rank % world.node_size; peer < world.ranks; peer += world.node_size) {
-      connect.addresses.push_back({"127.0.0.1", listeners[static_cast<size_t>(peer)].port()});
-    }
-    config.peer_fds = expect(connect_peers(connect, listeners[static_cast<size_t>(rank)]));
-  }
-  const auto comm = expect(make_process_communicator(config));
-  const std::string text = Rank(*comm, seconds).run(world).dump();
+  const auto comm = expect(world.join(rank));
+  const std::string text = Rank(*comm, seconds).run(world.config()).dump();
   if (const Status status = comm->poll_error(); !status) {
     fail(status.error().message);
   }
@@ -160,24 +139,17 @@ T expect(Result<T> result) {
   std::_Exit(0);
 }
 
-json run_world(const World& world, double seconds) {
-  std::vector<int> memories;
-  for (int32_t node = 0; node < world.ranks / world.node_size; ++node) {
-    memories.push_back(expect(create_node_memory(world.node_size)));
-  }
-  std::vector<PeerListener> listeners;
-  for (int32_t rank = 0; rank < world.ranks; ++rank) {
-    listeners.push_back(expect(PeerListener::listen_on({"127.0.0.1", 0})));
-  }
+json run_world(const World& config, double seconds) {
+  const auto world = expect(hadal::testing::LocalWorld::create(config));
   int ends[2];
   if (::pipe(ends) != 0) {
     fail("no pipe");
   }
   std::vector<pid_t> children;
-  for (int32_t rank = 0; rank < world.ranks; ++rank) {
+  for (int32_t rank = 0; rank < config.world_size; ++rank) {
     const pid_t pid = ::fork();
     if (pid == 0) {
-      run_rank(world, rank, seconds, memories, listeners, ends[1]);
+      run_rank(world, rank, seconds, ends[1]);
     }
     children.push_back(pid);
   }
@@ -194,9 +166,6 @@ json run_world(const World& world, double seconds) {
     if (status != 0) {
       fail("a rank failed");
     }
-  }
-  for (const int memory : memories) {
-    ::close(memory);
   }
   return json::parse(text);
 }
@@ -216,7 +185,7 @@ int main(int argc, char** argv) {
                           {16, 8, AllReduce::flat}};
   json results = json::array();
   for (const World& world : worlds) {
-    if (world.ranks <= max_ranks) {
+    if (world.world_size <= max_ranks) {
       for (json& result : run_world(world, seconds)) {
         std::fprintf(stderr, "%s\n", result.dump().c_str());
         results.push_back(std::move(result));
