@@ -202,7 +202,7 @@ class Port {
 }  // namespace api
 
 struct ApiServer::Impl {
-  Impl(ApiConfig config, const MetricsRegistry& metrics)
+  Impl(ApiConfig config, const MetricsPage& metrics)
       : core(std::move(config), metrics),
         admin(core, api::PortScope::admin, 1),
         serving(core, api::PortScope::serving, core.config().io_threads),
@@ -216,7 +216,7 @@ struct ApiServer::Impl {
   std::atomic<TimePoint::rep> drain_deadline{0};
 };
 
-ApiServer::ApiServer(ApiConfig config, const MetricsRegistry& metrics)
+ApiServer::ApiServer(ApiConfig config, const MetricsPage& metrics)
     : impl_(std::make_unique<Impl>(std::move(config), metrics)) {}
 
 ApiServer::~ApiServer() {

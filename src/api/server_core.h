@@ -16,12 +16,12 @@ namespace hadal::api {
 
 class ServerCore {
  public:
-  ServerCore(ApiConfig config, const MetricsRegistry& metrics)
+  ServerCore(ApiConfig config, const MetricsPage& metrics)
       : config_(std::move(config)), metrics_(metrics), ids_(config_.random_seed) {}
 
   const ApiConfig& config() const { return config_; }
 
-  const MetricsRegistry& metrics() const { return metrics_; }
+  const MetricsPage& metrics() const { return metrics_; }
 
   IdSource& ids() { return ids_; }
 
@@ -60,7 +60,7 @@ class ServerCore {
 
  private:
   const ApiConfig config_;
-  const MetricsRegistry& metrics_;
+  const MetricsPage& metrics_;
   IdSource ids_;
   ServedModel model_;
   std::atomic<bool> has_model_{false};

@@ -8,11 +8,12 @@
 #include <array>
 #include <csignal>
 #include <cstdio>
+#include <fstream>
 #include <thread>
 
 #include <hadal/api/server.h>
 #include <hadal/comm/process_communicator.h>
-#include <hadal/metrics/metrics.h>
+#include <hadal/metrics/rank_metrics.h>
 
 #include "child_process.h"
 #include "cli.h"
@@ -32,6 +33,7 @@ using namespace std::chrono_literals;
 using Seconds = std::chrono::duration<double>;
 
 constexpr int kTurnMs = 20;
+constexpr auto kMeasureInterval = 500ms;
 constexpr double kRankSilenceSeconds = 3;
 /// What rank 0 has after the end of the group, to tell its clients, and what the others have.
 constexpr double kLastWordsSeconds = 1.9;
@@ -54,6 +56,14 @@ bool is_stop_pending() {
   return sigismember(&pending, SIGTERM) != 0 || sigismember(&pending, SIGINT) != 0;
 }
 
+/// Host memory of a process; 0 when it has ended.
+int64_t resident_bytes(int32_t pid) {
+  std::ifstream statm("/proc/" + std::to_string(pid) + "/statm");
+  int64_t size_pages = 0;
+  int64_t resident_pages = 0;
+  return statm >> size_pages >> resident_pages ? resident_pages * sysconf(_SC_PAGESIZE) : 0;
+}
+
 struct RankChild {
   int32_t rank = 0;
   std::optional<ChildProcess> process;  ///< nullopt: started by hand
@@ -67,7 +77,10 @@ class Supervisor {
       : config_(config),
         board_(std::move(board)),
         carrier_(*board_, config.layout.node_rank),
-        metrics_(config.model.served_name),
+        metrics_(config.model.served_name,
+                 config.layout.node_rank,
+                 board_->shape().first_rank,
+                 board_->shape().num_local),
         server_(config.api, metrics_),
         is_leader_(config.layout.node_rank == 0) {}
 
@@ -174,6 +187,10 @@ class Supervisor {
     print_lines();
     reap();
     check_beats(now);
+    if (!is_leader_ && now - measured_ > kMeasureInterval) {
+      measured_ = now;
+      show_ranks(now);
+    }
     carrier_.turn();
     if (carrier_.take_stop_request()) {
       log_info("A worker node was asked to stop: draining");
@@ -257,6 +274,17 @@ class Supervisor {
     }
   }
 
+  /// On the page of /metrics.
+  void show_ranks(TimePoint now) {
+    for (const RankChild& child : ranks_) {
+      metrics_.show(child.rank,
+                    {.is_ready = board_->phase(child.rank) == RankPhase::ready,
+                     .steps = board_->last_acked(child.rank),
+                     .silent_s = Seconds(now - child.heard).count(),
+                     .resident_bytes = resident_bytes(board_->pid(child.rank))});
+    }
+  }
+
   /// Once: what the group ends with is known.
   void begin_end(TimePoint now) {
     ended_ = now;
@@ -332,7 +360,7 @@ class Supervisor {
   const Config& config_;
   std::unique_ptr<Board> board_;
   GroupCarrier carrier_;
-  MetricsRegistry metrics_;
+  RankMetrics metrics_;
   ApiServer server_;
   bool is_leader_;
   int node_memory_ = -1;  ///< until this process ends
@@ -342,6 +370,7 @@ class Supervisor {
   int exit_code_ = kExitOk;
   TimePoint ended_{};
   TimePoint turned_{};
+  TimePoint measured_{};
   TimePoint stop_deadline_{};
 };
 

@@ -1,4 +1,4 @@
-// The registry on prometheus-cpp, the only file that includes it.
+// The registry on prometheus-cpp, which only this module includes.
 //
 // Each number is kept once or twice: under our name (prefix hadal_), and where SGLang v0.4.3 (or a
 // later one that dashboards expect) has a counterpart, under that name beside it, so that existing

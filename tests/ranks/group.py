@@ -286,14 +286,17 @@ class Group:
 
     def get(self, node, port, path):
         """Status; 0 when nobody answers."""
+        return self.fetch(node, port, path)[0]
+
+    def fetch(self, node, port, path):
+        """Status and text."""
         try:
             connection = http.client.HTTPConnection(self.place.host(node), port, timeout=1)
             connection.request("GET", path)
             response = connection.getresponse()
-            response.read()
-            return response.status
+            return response.status, response.read().decode()
         except (OSError, http.client.HTTPException):
-            return 0
+            return 0, ""
 
     def stream(self, prompt, max_tokens=30000, seed=1):
         return Stream(

@@ -10,6 +10,7 @@ import datetime
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -24,6 +25,16 @@ sys.path.insert(0, str(ROOT / "scripts" / "lib"))
 from portable_paths import portable  # noqa: E402
 
 NULL = ["--runner", "null:2000", "--max-running-requests", "16", "--max-total-tokens", "262144"]
+
+
+def check_rank_metrics(group):
+    """A worker's page has a series for each of its ranks, which have answered steps."""
+    time.sleep(0.6)  # the page is renewed twice a second
+    text = group.fetch(1, group.admin_ports[1], "/metrics")[1]
+    for rank in (2, 3):
+        for name, low in (("ready", 1), ("steps_total", 40), ("resident_bytes", 1 << 20), ("silent_seconds", 0)):
+            found = re.search(rf'^hadal_rank_{name}{{.*node="1",rank="{rank}"}} (\S+)$', text, re.MULTILINE)
+            check(found and float(found.group(1)) >= low, f"rank {rank}: {name}: {found and found.group(0)}")
 
 
 def test_answers(run):
@@ -41,6 +52,7 @@ def test_answers(run):
             for node in (0, 1):
                 status = group.get(node, group.admin_ports[node], path)
                 check(status == 200, f"node {node} {path}: {status}")
+        check_rank_metrics(group)
         check(group.get(1, group.health_ports[1], "/health") == 200, "a worker's /health")
         check(group.get(1, group.health_ports[1], "/v1/models") == 404, "a worker serves no models")
         running = group.stream("drains", 300)

@@ -90,7 +90,7 @@ enum class ServerState : uint8_t { loading, ready, draining, failed };
 class ApiServer {
  public:
   /// `metrics` is borrowed. Opens nothing.
-  ApiServer(ApiConfig config, const MetricsRegistry& metrics);
+  ApiServer(ApiConfig config, const MetricsPage& metrics);
   ApiServer(const ApiServer&) = delete;
   ApiServer& operator=(const ApiServer&) = delete;
   /// Calls stop().

@@ -63,13 +63,20 @@ struct Metrics {
   Histogram& step_seconds;
 };
 
-class MetricsRegistry {
+/// What /metrics shows.
+class MetricsPage {
+ public:
+  virtual ~MetricsPage() = default;
+  /// Prometheus text format 0.0.4. Any thread.
+  virtual std::string to_prometheus_text() const = 0;
+};
+
+class MetricsRegistry final : public MetricsPage {
  public:
   explicit MetricsRegistry(const std::string& model_name);
-  ~MetricsRegistry();
+  ~MetricsRegistry() override;
   Metrics& metrics();
-  /// Prometheus text format 0.0.4.
-  std::string to_prometheus_text() const;
+  std::string to_prometheus_text() const override;
 
  private:
   struct Impl;

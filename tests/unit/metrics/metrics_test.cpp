@@ -6,6 +6,7 @@
 #include <vector>
 
 #include <hadal/metrics/metrics.h>
+#include <hadal/metrics/rank_metrics.h>
 
 #include "catch.h"
 
@@ -89,6 +90,27 @@ TEST_CASE("Metrics: every family has one HELP and one TYPE, and buckets end at i
   }
   CHECK(families.size() > 30);
   CHECK(num_histograms == num_infinite);
+}
+
+TEST_CASE("Metrics: a node's ranks are told apart by labels", "[metrics]") {
+  RankMetrics metrics("m", 1, 2, 2);
+  metrics.show(2, {.is_ready = true, .steps = 7, .silent_s = 0.25, .resident_bytes = 4096});
+  metrics.show(2, {.is_ready = true, .steps = 9, .silent_s = 0.5, .resident_bytes = 8192});
+  const std::string text = metrics.to_prometheus_text();
+  const auto series = [](const char* name, int rank, const char* value) {
+    return std::string("hadal_rank_") + name + R"({model_name="m",node="1",rank=")" +
+           std::to_string(rank) + "\"} " + value + "\n";
+  };
+  for (const std::string& line : {series("ready", 2, "1"),
+                                  series("steps_total", 2, "9"),
+                                  series("silent_seconds", 2, "0.5"),
+                                  series("resident_bytes", 2, "8192"),
+                                  series("ready", 3, "0"),
+                                  series("steps_total", 3, "0")}) {
+    CHECK_THAT(text, Catch::Matchers::Contains(line));
+  }
+  CHECK(text.find("rank=\"1\"") == std::string::npos);
+  CHECK(text.find("requests") == std::string::npos);  // rank 0's node counts them
 }
 
 TEST_CASE("Metrics: counting from several threads loses nothing", "[metrics]") {
