@@ -10,13 +10,20 @@ namespace {
 
 constexpr int32_t kEndToken = 1;          ///< end of sentence
 constexpr int32_t kEndOfThinking = 2035;  ///< what follows is the answer
-constexpr size_t kAnswerMax = 768;
-constexpr double kTieGap = 1e-3;  ///< of the two best logits
-constexpr size_t kRowsAtOnce = 16;
+constexpr size_t kAnswerSlack = 64;  ///< tokens that an answer may have beyond the recorded one
+constexpr double kTieGap = 1e-3;     ///< of the two best logits
+constexpr size_t kRowsAtOnce = 64;
+constexpr size_t kPromptTokensAtOnce = 512;
 
 struct Case {
   std::vector<int32_t> prompt;
   std::vector<int32_t> recorded;  ///< transformers' answer
+
+  size_t answer_max() const { return recorded.size() + kAnswerSlack; }
+
+  int32_t pages() const {
+    return static_cast<int32_t>((prompt.size() + answer_max()) / kPageTokens + 1);
+  }
 };
 
 /// What one layout made of a case.
@@ -46,16 +53,37 @@ std::vector<Case> read_cases(size_t longest_prompt, size_t longest_answer, size_
       cases.push_back(std::move(one));
     }
   }
+  // Answers of one length together: a group's steps last as long as its longest.
+  std::ranges::stable_sort(cases, {}, [](const Case& one) { return one.recorded.size(); });
   return cases;
-}
-
-int32_t pages_of(const Case& one) {
-  return static_cast<int32_t>((one.prompt.size() + kAnswerMax) / kPageTokens + 1);
 }
 
 float gap_of(std::vector<float> logits) {
   std::nth_element(logits.begin(), logits.begin() + 1, logits.end(), std::greater<>());
   return logits[0] - logits[1];
+}
+
+/// The last logits of each prompt; a step takes prompts up to kPromptTokensAtOnce, or one.
+Logits run_prompts(Harness& harness, std::span<const Row> rows) {
+  Logits last;
+  while (last.size() < rows.size()) {
+    std::vector<Row> step;
+    size_t tokens = 0;
+    for (const Row& row : rows.subspan(last.size())) {
+      if (!step.empty() && tokens + row.tokens.size() > kPromptTokensAtOnce) {
+        break;
+      }
+      tokens += row.tokens.size();
+      step.push_back(row);
+    }
+    Logits all = harness.run(step);
+    size_t end = 0;
+    for (const Row& row : step) {
+      end += row.tokens.size();
+      last.push_back(std::move(all[end - 1]));
+    }
+  }
+  return last;
 }
 
 /// Greedy answers of some cases together.
@@ -66,17 +94,13 @@ std::vector<Generated> answer_group(Harness& harness, std::span<const Case> case
   int32_t next_page = 0;
   for (size_t c = 0; c < cases.size(); ++c) {
     Row row{cases[c].prompt, 0, AttentionForm::prompt, {}};
-    for (int32_t page = 0; page < pages_of(cases[c]); ++page) {
+    for (int32_t page = 0; page < cases[c].pages(); ++page) {
       row.pages.push_back(next_page++);
     }
     rows.push_back(std::move(row));
     of_row.push_back(c);
   }
-  // Prompts one by one: a step of all of them would need room for all their logits.
-  Logits logits;
-  for (const Row& row : rows) {
-    logits.push_back(harness.run({row}).back());
-  }
+  Logits logits = run_prompts(harness, rows);
   while (!rows.empty()) {
     std::vector<Row> next;
     std::vector<size_t> of_next;
@@ -86,7 +110,7 @@ std::vector<Generated> answer_group(Harness& harness, std::span<const Case> case
       const int32_t token = argmax(logits[r]);
       result.tokens.push_back(token);
       result.gaps.push_back(gap_of(logits[r]));
-      if (token != kEndToken && result.tokens.size() < kAnswerMax) {
+      if (token != kEndToken && result.tokens.size() < cases[of_row[r]].answer_max()) {
         row.kv_begin += static_cast<int32_t>(row.tokens.size());
         row.tokens = {token};
         row.form = AttentionForm::generated;
@@ -140,18 +164,19 @@ void check_cases(const std::vector<Case>& cases) {
   auto weights = open_checkpoint(mini_directory());
   REQUIRE(config);
   REQUIRE(weights);
-  size_t longest = 0;
+  size_t longest = kPromptTokensAtOnce;
   HarnessConfig options;
   options.num_pages = 0;
+  options.max_rows = kRowsAtOnce;
   for (size_t begin = 0; begin < cases.size(); begin += kRowsAtOnce) {
     int32_t pages = 0;
     for (size_t c = begin; c < std::min(begin + kRowsAtOnce, cases.size()); ++c) {
-      longest = std::max(longest, cases[c].prompt.size());
-      pages += pages_of(cases[c]);
+      longest = std::max(longest, cases[c].prompt.size() + cases[c].answer_max());
+      pages += cases[c].pages();
     }
     options.num_pages = std::max(options.num_pages, pages);
   }
-  options.max_positions = static_cast<int32_t>(longest + kAnswerMax + 1);
+  options.max_positions = static_cast<int32_t>(longest + 1);
   std::vector<Generated> alone;
   for (const RankLayout& layout : {RankLayout{1, 1, 1}, {2, 1, 2}, {4, 1, 2}}) {
     INFO("tp " << layout.tp);

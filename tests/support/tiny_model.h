@@ -67,6 +67,7 @@ struct HarnessConfig {
   bool e4m3_activations = false;
   int32_t num_pages = 16;
   int32_t max_positions = 512;
+  int32_t max_rows = 80;
 };
 
 using Logits = std::vector<std::vector<float>>;  ///< [tokens][vocabulary]
@@ -194,7 +195,7 @@ class Harness {
     const ModelShape& shape = rank->model->shape();
     REQUIRE(rank->backend->reserve(
         {.max_step_tokens = options.max_positions,
-         .max_rows = 80,
+         .max_rows = options.max_rows,
          .max_context_tokens = options.max_positions,
          .num_heads = static_cast<int32_t>(config_.num_attention_heads / options.tp),
          .qk_nope_head_dim = static_cast<int32_t>(config_.qk_nope_head_dim),
