@@ -324,6 +324,8 @@ def main():
             rows = [run_one(run, test) for test in tests if run.only in test.__doc__]
     else:
         rows = [run_one(run, test) for test in tests if run.only in test.__doc__]
+    if not rows:
+        parser.error(f"--only {run.only}: no test says so")
     if run.output:
         write_report(run, rows)
     return 0 if all(row["passed"] for row in rows) else 1
