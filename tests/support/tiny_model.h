@@ -68,6 +68,7 @@ struct HarnessConfig {
   int32_t num_pages = 16;
   int32_t max_positions = 512;
   int32_t max_rows = 80;
+  int32_t cpu_threads = 1;  ///< of each rank
 };
 
 using Logits = std::vector<std::vector<float>>;  ///< [tokens][vocabulary]
@@ -148,8 +149,9 @@ class Harness {
 
   static std::unique_ptr<Backend> make_backend(const HarnessConfig& options) {
     if (options.device == DeviceType::cpu) {
-      return make_cpu_backend(
-          {.mode = options.mode, .num_threads = 1, .e4m3_activations = options.e4m3_activations});
+      return make_cpu_backend({.mode = options.mode,
+                               .num_threads = options.cpu_threads,
+                               .e4m3_activations = options.e4m3_activations});
     }
     auto backend = make_cuda_backend({.e4m3_activations = options.e4m3_activations});
     INFO((backend ? std::string() : backend.error().message));
