@@ -18,9 +18,9 @@ build_preset() {
   ninja -C "$HADAL_ROOT/build/$preset" -j "$(build_jobs)" "$@"
 }
 
-# test_preset PRESET [CTEST ARGUMENT...]
+# test_preset PRESET [CTEST ARGUMENT...]: a test a core; those that measure times run alone (RUN_SERIAL).
 test_preset() {
   local preset=$1
   shift
-  (cd "$HADAL_ROOT" && ctest --preset "$preset" "$@")
+  (cd "$HADAL_ROOT" && ctest --preset "$preset" --parallel "$(build_jobs)" "$@")
 }
