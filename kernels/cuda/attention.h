@@ -36,10 +36,13 @@ struct StepView {
   const uint8_t* forms = nullptr;
   int64_t table_stride = 0;
   const std::byte* pages = nullptr;
-  int64_t page_stride = 0;  ///< elements
+  int64_t page_bytes = 0;  ///< from page to page
   int32_t num_tokens = 0;
   int32_t num_prompt_rows = 0;
-  bool pages_are_bf16 = false;
+  DType kv_type = DType::bf16;  ///< f32, bf16 or f8_e4m3: offsets as in ops/kv_record.h
+  int32_t record_bytes = 0;
+  int32_t scales_at = 0;
+  int32_t rope_at = 0;
 };
 
 struct AttentionShape {
@@ -75,7 +78,7 @@ int64_t sample_workspace_bytes(const OpsLimits& limits);
 
 void launch_schedule(const ScheduleParams& params, cudaStream_t stream);
 
-/// bf16 cache, queries and kv_b of the sizes in attention_plan.h.
+/// bf16 queries and kv_b, bf16 or FP8 pages, of the sizes in attention_plan.h.
 struct DecodeParams {
   StepView step;
   TokenRange tokens;

@@ -4,7 +4,7 @@
 //   split    one block a (token, split of its cache, group of heads): S^T = K q~^T and
 //            O^T += V^T P^T, so that cached tokens and latents lie on the 16 side of the
 //            instruction and the heads on its 8 side. V is the first 512 features of the same
-//            shared tile that K was.
+//            shared tile that K was. FP8 latents become bf16, exactly, on their way to the tile.
 //   merge    splits are merged in order, then projected with W_UV, then stored in out's format.
 //
 // Products of a head with its weights read 16 bytes a lane straight from memory: the order of a
@@ -12,6 +12,7 @@
 // the instruction, of both operands alike.
 #include "attention.h"
 #include "device_math.cuh"
+#include "kv_latents.cuh"
 #include "mma.cuh"
 
 namespace hadal::cuda {
@@ -33,7 +34,10 @@ constexpr int32_t kMergeRows = 16;
 constexpr int32_t kMergeStride = kLatents + 32;  ///< bf16
 constexpr float kLog2e = 1.4426950408889634F;
 
+constexpr int32_t kCodesPerThread = kStageTokens / kWarps;  ///< chunks of 16, a lane each
+
 static_assert(kStageTokens * kRowChunks % kThreads == 0);
+static_assert(kLatents == 16 * 32 && kStageTokens * kRope / 8 == kThreads);
 static_assert(kKvPageTokens % kStageTokens == 0);
 
 __device__ int32_t token_of(const TokenRange& tokens, int32_t index) {
@@ -118,20 +122,59 @@ struct SplitShared {
   float keep[kTiles * 8];
 };
 
-/// Copies the 32 tokens from `first` on (a multiple of 32); tokens at or past `end` become zeros.
+/// Records of the 32 tokens from `first` on (a multiple of 32).
+__device__ inline const std::byte* stage_records(const StepView& step, int64_t row, int32_t first) {
+  const int64_t page = step.page_table[row * step.table_stride + first / kKvPageTokens];
+  return step.pages + page * step.page_bytes + first % kKvPageTokens * step.record_bytes;
+}
+
+/// Copies the 32 tokens from `first` on; tokens at or past `end` become zeros.
 __device__ inline void load_stage(
     const StepView& step, int64_t row, int32_t first, int32_t end, uint32_t stage) {
-  const int64_t page = step.page_table[row * step.table_stride + first / kKvPageTokens];
-  const auto* base = reinterpret_cast<const uint16_t*>(step.pages) + page * step.page_stride +
-                     first % kKvPageTokens * kWidth;
+  const std::byte* base = stage_records(step, row, first);
 #pragma unroll
   for (int32_t j = 0; j < kChunksPerThread; ++j) {
     const int32_t index = static_cast<int32_t>(threadIdx.x) + j * kThreads;
     const int32_t token = index / kRowChunks;
     const int32_t chunk = index % kRowChunks;
     copy_async(stage + swizzled(token, chunk, kRowBytes),
-               base + token * kWidth + chunk * 8,
+               base + token * kRowBytes + chunk * 16,
                first + token < end);
+  }
+}
+
+/// FP8 latents of a stage on their way: warp w has tokens w + 8 j, lane l codes 16 l to 16 l + 15.
+struct StageCodes {
+  CodeChunk chunks[kCodesPerThread];
+};
+
+/// Asks for the codes of a stage, and copies its rope part to the tile.
+__device__ inline void fetch_stage(const StepView& step,
+                                   int64_t row,
+                                   int32_t first,
+                                   int32_t end,
+                                   uint32_t stage,
+                                   StageCodes& codes) {
+  const std::byte* base = stage_records(step, row, first);
+  const int32_t thread = threadIdx.x;
+#pragma unroll
+  for (int32_t j = 0; j < kCodesPerThread; ++j) {
+    const int32_t token = thread / 32 + j * kWarps;
+    codes.chunks[j] = load_codes(base + token * kFp8RecordBytes, thread % 32, first + token < end);
+  }
+  const int32_t token = thread / 8;
+  const int32_t chunk = thread % 8;
+  copy_async(stage + swizzled(token, kLatents / 8 + chunk, kRowBytes),
+             base + token * kFp8RecordBytes + kFp8Record.rope_at() + chunk * 16,
+             first + token < end);
+}
+
+__device__ inline void store_stage(const StageCodes& codes, std::byte* stage) {
+  const int32_t lane = threadIdx.x % 32;
+#pragma unroll
+  for (int32_t j = 0; j < kCodesPerThread; ++j) {
+    const int32_t token = static_cast<int32_t>(threadIdx.x) / 32 + j * kWarps;
+    store_codes(codes.chunks[j], stage, token, 2 * lane, kRowBytes, lane / 4 % 2 == 1);
   }
 }
 
@@ -293,8 +336,9 @@ __device__ inline void store_split(const DecodeParams& p,
   }
 }
 
-/// Grid (splits, tokens, groups of heads).
-template <int32_t kTiles>
+/// Grid (splits, tokens, groups of heads). BF16 pages are two stages ahead in shared memory. FP8
+/// codes are one stage ahead in registers, and leave them when the stage before has been used.
+template <int32_t kTiles, bool kFp8>
 __global__ void __launch_bounds__(kThreads, 2) split_kernel(DecodeParams p) {
   extern __shared__ __align__(128) std::byte memory[];
   auto& s = *reinterpret_cast<SplitShared<kTiles>*>(memory);
@@ -308,12 +352,19 @@ __global__ void __launch_bounds__(kThreads, 2) split_kernel(DecodeParams p) {
   const int64_t row = p.step.token_rows[token];
   const int32_t first_head = static_cast<int32_t>(blockIdx.z) * kTiles * 8;
   const int32_t num_stages = (end - begin + kStageTokens - 1) / kStageTokens;
-  load_stage(p.step, row, begin, end, shared_address(s.stages[0]));
-  commit_copies();
-  if (num_stages > 1) {
-    load_stage(p.step, row, begin + kStageTokens, end, shared_address(s.stages[1]));
+  [[maybe_unused]] StageCodes codes;
+  if constexpr (kFp8) {
+    fetch_stage(p.step, row, begin, end, shared_address(s.stages[0]), codes);
+    store_stage(codes, s.stages[0]);
+    commit_copies();
+  } else {
+    load_stage(p.step, row, begin, end, shared_address(s.stages[0]));
+    commit_copies();
+    if (num_stages > 1) {
+      load_stage(p.step, row, begin + kStageTokens, end, shared_address(s.stages[1]));
+    }
+    commit_copies();
   }
-  commit_copies();
 
   // Warp w: tokens 16 (w % 2).. of a stage, part w / 2 of the contraction.
   const int32_t warp = threadIdx.x / 32;
@@ -327,18 +378,31 @@ __global__ void __launch_bounds__(kThreads, 2) split_kernel(DecodeParams p) {
   for (int32_t index = 0; index < num_stages; ++index) {
     const uint32_t stage = shared_address(s.stages[index % 2]);
     const int32_t first = begin + index * kStageTokens;
-    wait_copies<1>();
+    wait_copies<kFp8 ? 0 : 1>();
     __syncthreads();
+    std::byte* next = s.stages[(index + 1) % 2];
+    if constexpr (kFp8) {
+      if (index + 1 < num_stages) {
+        fetch_stage(p.step, row, first + kStageTokens, end, shared_address(next), codes);
+      }
+      commit_copies();
+    }
     scores_of<kTiles>(stage, q, warp % 2 * 16, warp / 2, s);
     __syncthreads();
     weigh_stage<kTiles>(end - first, p.scale * kLog2e, running, s);
     __syncthreads();
     accumulate_stage<kTiles>(stage, running, s);
-    __syncthreads();
-    if (index + 2 < num_stages) {
-      load_stage(p.step, row, first + 2 * kStageTokens, end, stage);
+    if constexpr (kFp8) {
+      if (index + 1 < num_stages) {
+        store_stage(codes, next);
+      }
+    } else {
+      __syncthreads();
+      if (index + 2 < num_stages) {
+        load_stage(p.step, row, first + 2 * kStageTokens, end, stage);
+      }
+      commit_copies();
     }
-    commit_copies();
   }
   store_split<kTiles>(p, first_head, running);
 }
@@ -434,17 +498,17 @@ __global__ void __launch_bounds__(kThreads) merge_kernel(DecodeParams p) {
   }
 }
 
-template <int32_t kTiles>
+template <int32_t kTiles, bool kFp8>
 void launch_split(const DecodeParams& p, cudaStream_t stream) {
   constexpr int32_t kHeads = kTiles * 8;
   const auto bytes = static_cast<int32_t>(sizeof(SplitShared<kTiles>));
   // Idempotent, and no work of the stream: legal while a graph is captured.
   (void)cudaFuncSetAttribute(
-      split_kernel<kTiles>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+      split_kernel<kTiles, kFp8>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   const dim3 grid(static_cast<uint32_t>(p.most_splits),
                   static_cast<uint32_t>(p.tokens.count),
                   static_cast<uint32_t>((p.heads + kHeads - 1) / kHeads));
-  split_kernel<kTiles><<<grid, kThreads, static_cast<size_t>(bytes), stream>>>(p);
+  split_kernel<kTiles, kFp8><<<grid, kThreads, static_cast<size_t>(bytes), stream>>>(p);
 }
 
 }  // namespace
@@ -459,10 +523,11 @@ void launch_decode(const DecodeParams& p, cudaStream_t stream) {
   const auto heads = static_cast<uint32_t>(p.heads);
   const auto tiles = static_cast<uint32_t>((p.tokens.count + 15) / 16);
   absorb_kernel<<<dim3(heads, kLatents / 128, tiles), kThreads, 0, stream>>>(p);
+  const bool is_fp8 = p.step.kv_type == DType::f8_e4m3;
   if (p.heads <= 8) {
-    launch_split<1>(p, stream);
+    is_fp8 ? launch_split<1, true>(p, stream) : launch_split<1, false>(p, stream);
   } else {
-    launch_split<2>(p, stream);
+    is_fp8 ? launch_split<2, true>(p, stream) : launch_split<2, false>(p, stream);
   }
   merge_kernel<<<dim3(heads, tiles), kThreads, 0, stream>>>(p);
 }

@@ -34,18 +34,31 @@ __device__ int32_t token_of(const TokenRange& tokens, int32_t index) {
   return tokens.generated == nullptr ? at : tokens.generated[at];
 }
 
-/// Latents of a position of a row of the step.
+/// Latents, then rope features, of a position of a row of the step.
 struct CacheRow {
   const StepView& step;
   int64_t row;
-  int64_t width;
+  int32_t latents;
 
-  __device__ float at(int32_t position, int64_t feature) const {
+  __device__ float at(int32_t position, int32_t feature) const {
     const int64_t page = step.page_table[row * step.table_stride + position / kKvPageTokens];
-    const int64_t index = page * step.page_stride + position % kKvPageTokens * width + feature;
-    return step.pages_are_bf16
-               ? bf16_bits_to_f32(reinterpret_cast<const uint16_t*>(step.pages)[index])
-               : reinterpret_cast<const float*>(step.pages)[index];
+    const std::byte* record =
+        step.pages + page * step.page_bytes + position % kKvPageTokens * step.record_bytes;
+    switch (step.kv_type) {
+      case DType::bf16:
+        return bf16_bits_to_f32(reinterpret_cast<const uint16_t*>(record)[feature]);
+      case DType::f8_e4m3:
+        break;
+      default:
+        return reinterpret_cast<const float*>(record)[feature];
+    }
+    if (feature >= latents) {
+      const auto* rope = reinterpret_cast<const uint16_t*>(record + step.rope_at);
+      return bf16_bits_to_f32(rope[feature - latents]);
+    }
+    const auto* scales = reinterpret_cast<const float*>(record + step.scales_at);
+    return e4m3_to_f32_device(static_cast<uint32_t>(record[feature])) *
+           scales[feature / static_cast<int32_t>(kQuantGroup)];
   }
 };
 
@@ -176,7 +189,7 @@ __global__ void __launch_bounds__(kThreads) generic_split_kernel(GenericDecodePa
   for (int32_t i = threadIdx.x; i < width; i += kThreads) {
     q[i] = absorbed[i];
   }
-  const AbsorbedKeys keys{{p.common.step, p.common.step.token_rows[token], width}};
+  const AbsorbedKeys keys{{p.common.step, p.common.step.token_rows[token], s.latents}};
   const float2 stats = attend(keys,
                               q,
                               width,
@@ -284,7 +297,7 @@ __global__ void __launch_bounds__(kThreads) generic_project_kernel(GenericPrompt
   const int32_t row = schedule.prompt_rows[prompt];
   const int32_t first = (packed - schedule.page_begin[prompt]) * kKvPageTokens;
   const int32_t count = min(kKvPageTokens, row_length(p.common.step, row) - first);
-  const CacheRow cache{p.common.step, row, s.latents + s.rope};
+  const CacheRow cache{p.common.step, row, s.latents};
   const int32_t slab = s.nope + s.value;
   const int64_t head = p.first_head + blockIdx.y;
   float* out =
@@ -326,7 +339,7 @@ __global__ void __launch_bounds__(kThreads) generic_prompt_kernel(GenericPromptP
   }
   const int64_t page = schedule.page_begin[prompt] - schedule.page_begin[p.rows.begin];
   const int64_t tile = static_cast<int64_t>(kKvPageTokens) * slab;
-  const ProjectedKeys keys{{step, row, s.latents + s.rope},
+  const ProjectedKeys keys{{step, row, s.latents},
                            p.kv + (page * p.num_heads + blockIdx.y) * tile,
                            p.num_heads * tile,
                            s.nope,

@@ -5,9 +5,12 @@
 //   attend   64 queries of one head over all pages that they see, page by page from position 0,
 //            with a running softmax per query
 //
-// A query's sums do not depend on its neighbours in the tile: pages that it does not see add zeros.
+// FP8 latents become bf16, exactly, on their way to project's tiles; attend reads the rope part,
+// which is bf16 in either format. A query's sums do not depend on its neighbours in the tile: pages
+// that it does not see add zeros.
 #include "attention.h"
 #include "device_math.cuh"
+#include "kv_latents.cuh"
 #include "mma.cuh"
 
 namespace hadal::cuda {
@@ -36,24 +39,41 @@ struct ProjectShared {
 };
 
 struct ProjectTile {
-  const uint16_t* latents;  ///< of the page's first token
-  const uint16_t* weights;  ///< [128][512]
-  int32_t count;            ///< tokens of the page that hold something
+  const std::byte* records;  ///< of the page's first token
+  const uint16_t* weights;   ///< [128][512]
+  int32_t count;             ///< tokens of the page that hold something
 };
 
-__device__ inline void load_project(const ProjectTile& tile, int32_t step, ProjectShared& s) {
+__device__ inline void load_latents(const ProjectTile& tile, int32_t step, ProjectShared& s) {
   const uint32_t latents = shared_address(s.latents[step % kProjectStages]);
-  const uint32_t weights = shared_address(s.weights[step % kProjectStages]);
-  const int32_t depth = step * kProjectDepth;
 #pragma unroll
   for (int32_t j = 0; j < kKvPageTokens * kDepthChunks / kProjectThreads; ++j) {
     const int32_t index = static_cast<int32_t>(threadIdx.x) + j * kProjectThreads;
     const int32_t row = index / kDepthChunks;
     const int32_t chunk = index % kDepthChunks;
     copy_async(latents + swizzled(row, chunk, kDepthBytes),
-               tile.latents + static_cast<int64_t>(row) * kWidth + depth + chunk * 8,
+               tile.records + row * kWidth * 2 + step * kDepthBytes + chunk * 16,
                row < tile.count);
   }
+}
+
+/// Sixteen FP8 codes of a step, thread t of token t / 4: a stage is 64 tokens x 64 codes.
+__device__ inline CodeChunk fetch_latents(const ProjectTile& tile, int32_t step) {
+  static_assert(kKvPageTokens * kProjectDepth / 16 == kProjectThreads);
+  const int32_t row = static_cast<int32_t>(threadIdx.x) / 4;
+  const int32_t chunk = step * (kProjectDepth / 16) + static_cast<int32_t>(threadIdx.x) % 4;
+  return load_codes(tile.records + row * kFp8RecordBytes, chunk, row < tile.count);
+}
+
+__device__ inline void store_latents(const CodeChunk& codes, int32_t step, ProjectShared& s) {
+  const int32_t row = static_cast<int32_t>(threadIdx.x) / 4;
+  const int32_t chunk = static_cast<int32_t>(threadIdx.x) % 4 * 2;
+  store_codes(codes, s.latents[step % kProjectStages], row, chunk, kDepthBytes, false);
+}
+
+__device__ inline void load_weights(const ProjectTile& tile, int32_t step, ProjectShared& s) {
+  const uint32_t weights = shared_address(s.weights[step % kProjectStages]);
+  const int32_t depth = step * kProjectDepth;
 #pragma unroll
   for (int32_t j = 0; j < kProjectColumns * kDepthChunks / kProjectThreads; ++j) {
     const int32_t index = static_cast<int32_t>(threadIdx.x) + j * kProjectThreads;
@@ -79,7 +99,7 @@ __device__ inline ProjectTile find_project_tile(const PromptParams& p) {
   const int64_t head = p.first_head + static_cast<int32_t>(blockIdx.x) / 2;
   const int32_t half = static_cast<int32_t>(blockIdx.x) % 2;
   const int32_t left = row_length(p.step, static_cast<int32_t>(row)) - page_index * kKvPageTokens;
-  return {reinterpret_cast<const uint16_t*>(p.step.pages) + page * p.step.page_stride,
+  return {p.step.pages + page * p.step.page_bytes,
           p.kv_b + (head * kSlab + half * kNope) * kLatents,
           left < kKvPageTokens ? left : kKvPageTokens};
 }
@@ -112,7 +132,9 @@ __device__ inline void project_stage(
   }
 }
 
-/// Grid (2 * heads of the group, pages): block x / 2 is the head, x % 2 keys or values.
+/// Grid (2 * heads of the group, pages): block x / 2 is the head, x % 2 keys or values. FP8 codes
+/// stay in registers for the length of a step before they are stored for the step after the next.
+template <bool kFp8>
 __global__ void __launch_bounds__(kProjectThreads) project_kernel(PromptParams p) {
   extern __shared__ __align__(128) std::byte memory[];
   auto& s = *reinterpret_cast<ProjectShared*>(memory);
@@ -120,10 +142,20 @@ __global__ void __launch_bounds__(kProjectThreads) project_kernel(PromptParams p
   if (tile.count == 0) {
     return;
   }
+  constexpr int32_t kAhead = kProjectStages - 1;
 #pragma unroll
-  for (int32_t step = 0; step < kProjectStages - 1; ++step) {
-    load_project(tile, step, s);
+  for (int32_t step = 0; step < kAhead; ++step) {
+    if constexpr (kFp8) {
+      store_latents(fetch_latents(tile, step), step, s);
+    } else {
+      load_latents(tile, step, s);
+    }
+    load_weights(tile, step, s);
     commit_copies();
+  }
+  [[maybe_unused]] CodeChunk codes;
+  if constexpr (kFp8) {
+    codes = fetch_latents(tile, kAhead);
   }
   const int32_t lane = threadIdx.x % 32;
   const int32_t warp = threadIdx.x / 32;
@@ -131,12 +163,22 @@ __global__ void __launch_bounds__(kProjectThreads) project_kernel(PromptParams p
   const int32_t columns = warp / 2 * 32;
   float c[2][4][4] = {};
   for (int32_t step = 0; step < kProjectSteps; ++step) {
-    wait_copies<kProjectStages - 2>();
+    wait_copies<kAhead - 1>();
     __syncthreads();
-    if (step + kProjectStages - 1 < kProjectSteps) {
-      load_project(tile, step + kProjectStages - 1, s);
+    if (step + kAhead < kProjectSteps) {
+      if constexpr (kFp8) {
+        store_latents(codes, step + kAhead, s);
+      } else {
+        load_latents(tile, step + kAhead, s);
+      }
+      load_weights(tile, step + kAhead, s);
     }
     commit_copies();
+    if constexpr (kFp8) {
+      if (step + kAhead + 1 < kProjectSteps) {
+        codes = fetch_latents(tile, step + kAhead + 1);
+      }
+    }
     project_stage(shared_address(s.latents[step % kProjectStages]),
                   shared_address(s.weights[step % kProjectStages]),
                   tokens,
@@ -180,8 +222,9 @@ struct KeySource {
   const uint16_t* kv;  ///< of the row's page 0 and this head
   int64_t page_size;   ///< elements of kv from page to page
   const int32_t* page_table;
-  const uint16_t* pages;
-  int64_t page_stride;
+  const std::byte* rope;  ///< of page 0 of the cache and its first token
+  int64_t page_bytes;
+  int32_t record_bytes;
   int32_t length;
 };
 
@@ -189,15 +232,17 @@ __device__ inline void load_keys(const KeySource& source, int32_t tile, AttendSh
   const uint32_t keys = shared_address(s.keys[tile % 2]);
   const uint32_t values = shared_address(s.values[tile % 2]);
   const uint16_t* kv = source.kv + tile * source.page_size;
-  const uint16_t* rope = source.pages + source.page_table[tile] * source.page_stride + kLatents;
+  const std::byte* rope = source.rope + source.page_table[tile] * source.page_bytes;
   const int32_t left = source.length - tile * kKeys;
 #pragma unroll
   for (int32_t j = 0; j < kKeys * kKeyChunks / kThreads; ++j) {
     const int32_t index = static_cast<int32_t>(threadIdx.x) + j * kThreads;
     const int32_t row = index / kKeyChunks;
     const int32_t chunk = index % kKeyChunks;
-    const uint16_t* from = chunk < kNopeChunks ? kv + row * kSlab + chunk * 8
-                                               : rope + row * kWidth + (chunk - kNopeChunks) * 8;
+    const void* from = kv + row * kSlab + chunk * 8;
+    if (chunk >= kNopeChunks) {
+      from = rope + row * source.record_bytes + (chunk - kNopeChunks) * 16;
+    }
     copy_async(keys + swizzled(row, chunk, kKeyBytes), from, row < left);
   }
 #pragma unroll
@@ -370,8 +415,9 @@ __device__ inline QueryTile find_query_tile(const PromptParams& p) {
   result.source = {p.kv + (page * p.num_heads + blockIdx.y) * kTileSize,
                    p.num_heads * kTileSize,
                    p.step.page_table + row * p.step.table_stride,
-                   reinterpret_cast<const uint16_t*>(p.step.pages),
-                   p.step.page_stride,
+                   p.step.pages + p.step.rope_at,
+                   p.step.page_bytes,
+                   p.step.record_bytes,
                    result.position + result.count};
   return result;
 }
@@ -442,20 +488,26 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(PromptParams p) {
   store_queries(p, out, running, work.token, work.count, head);
 }
 
+template <bool kFp8>
+void launch_project(const PromptParams& p, cudaStream_t stream) {
+  constexpr auto kBytes = static_cast<int32_t>(sizeof(ProjectShared));
+  // Idempotent, and no work of the stream: legal while a graph is captured.
+  (void)cudaFuncSetAttribute(
+      project_kernel<kFp8>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
+  const dim3 grid(2 * static_cast<uint32_t>(p.num_heads), static_cast<uint32_t>(p.rows.most_pages));
+  project_kernel<kFp8><<<grid, kProjectThreads, static_cast<size_t>(kBytes), stream>>>(p);
+}
+
 }  // namespace
 
 void launch_prompt(const PromptParams& p, cudaStream_t stream) {
-  constexpr auto kProjectBytes = static_cast<int32_t>(sizeof(ProjectShared));
+  p.step.kv_type == DType::f8_e4m3 ? launch_project<true>(p, stream)
+                                   : launch_project<false>(p, stream);
   constexpr auto kAttendBytes = static_cast<int32_t>(sizeof(AttendShared));
-  // Idempotent, and no work of the stream: legal while a graph is captured.
-  (void)cudaFuncSetAttribute(
-      project_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kProjectBytes);
   (void)cudaFuncSetAttribute(
       attend_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kAttendBytes);
-  const auto heads = static_cast<uint32_t>(p.num_heads);
-  const dim3 project_grid(2 * heads, static_cast<uint32_t>(p.rows.most_pages));
-  project_kernel<<<project_grid, kProjectThreads, static_cast<size_t>(kProjectBytes), stream>>>(p);
-  const dim3 attend_grid(static_cast<uint32_t>(p.rows.most_tiles), heads);
+  const dim3 attend_grid(static_cast<uint32_t>(p.rows.most_tiles),
+                         static_cast<uint32_t>(p.num_heads));
   attend_kernel<<<attend_grid, kThreads, static_cast<size_t>(kAttendBytes), stream>>>(p);
 }
 

@@ -5,6 +5,8 @@
 // ranges, prompt rows in groups of heads, then row by row.
 #include <algorithm>
 
+#include <hadal/ops/kv_record.h>
+
 #include "attention.h"
 #include "cuda_ops.h"
 
@@ -15,15 +17,16 @@ namespace {
 constexpr int64_t kAlignment = 256;  ///< of the workspace's parts
 constexpr int64_t kPageSlab = static_cast<int64_t>(kKvPageTokens) * kSlab;
 
-bool is_aligned(const void* data, int64_t elements) {
-  return reinterpret_cast<uintptr_t>(data) % 16 == 0 && elements * 2 % 16 == 0;
+/// Whether rows of this many bytes begin where 16 can be copied at once.
+bool is_aligned(const void* data, int64_t row_bytes) {
+  return reinterpret_cast<uintptr_t>(data) % 16 == 0 && row_bytes % 16 == 0;
 }
 
 AttentionShape shape_of(const AttentionArgs& args) {
   AttentionShape shape;
   shape.heads = static_cast<int32_t>(args.q.shape[1]);
   shape.latents = static_cast<int32_t>(args.kv_b->in_features());
-  shape.rope = static_cast<int32_t>(args.kv_pages.shape[2]) - shape.latents;
+  shape.rope = static_cast<int32_t>(kv_record(args.kv_pages, shape.latents).rope);
   shape.nope = static_cast<int32_t>(args.q.shape[2]) - shape.rope;
   shape.value = static_cast<int32_t>(args.kv_b->out_features()) / shape.heads - shape.nope;
   return shape;
@@ -31,10 +34,12 @@ AttentionShape shape_of(const AttentionArgs& args) {
 
 /// Whether the tensor core kernels serve these sizes and formats.
 bool is_standard(const AttentionArgs& args) {
+  const ConstTensorView& pages = args.kv_pages;
+  const KvRecord record{pages.dtype, kLatents, kRope};
   return cuda_weight(args.kv_b).transposed_keys() != nullptr && args.q.dtype == DType::bf16 &&
-         args.kv_pages.dtype == DType::bf16 && args.q.shape[2] == kHeadDim &&
-         args.kv_pages.shape[2] == kWidth && is_aligned(args.q.data, kHeadDim) &&
-         is_aligned(args.kv_pages.data, args.kv_pages.strides[0]);
+         pages.dtype != DType::f32 && args.q.shape[2] == kHeadDim &&
+         pages.shape[2] == record.elements() && is_aligned(args.q.data, kHeadDim * 2) &&
+         is_aligned(pages.data, pages.strides[0] * size_of(pages.dtype));
 }
 
 StepView step_view(const AttentionArgs& args) {
@@ -47,10 +52,14 @@ StepView step_view(const AttentionArgs& args) {
   step.forms = g.forms.as<uint8_t>();
   step.table_stride = g.page_table.strides[0];
   step.pages = args.kv_pages.data;
-  step.page_stride = args.kv_pages.strides[0];
+  step.page_bytes = args.kv_pages.strides[0] * size_of(args.kv_pages.dtype);
   step.num_tokens = g.num_tokens;
   step.num_prompt_rows = g.num_prompt_rows;
-  step.pages_are_bf16 = args.kv_pages.dtype == DType::bf16;
+  const KvRecord record = kv_record(args.kv_pages, args.kv_b->in_features());
+  step.kv_type = record.dtype;
+  step.record_bytes = static_cast<int32_t>(record.size_bytes());
+  step.scales_at = static_cast<int32_t>(record.scales_at());
+  step.rope_at = static_cast<int32_t>(record.rope_at());
   return step;
 }
 

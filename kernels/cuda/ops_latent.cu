@@ -7,6 +7,7 @@
 #include "cuda_ops.h"
 #include "device_math.cuh"
 #include "device_views.h"
+#include "kv_latents.cuh"
 
 namespace hadal::cuda {
 
@@ -90,8 +91,13 @@ struct LatentParams {
   const float* rope_table;
   int64_t rope_stride;
   ActMatrix out_q;
-  PlainMatrix pages;  ///< stride is of a page
+  std::byte* pages;
+  int64_t page_bytes;
   int64_t num_pages;
+  int64_t record_bytes;
+  int64_t scales_at;
+  int64_t rope_at;
+  DType kv_type;  ///< f32, bf16 or f8_e4m3
   int64_t q_rank;
   int64_t latents;
   int64_t rope;
@@ -127,6 +133,28 @@ __device__ void write_query_latent(const LatentParams& p, int64_t m, float* scra
   }
 }
 
+/// The latents of token m times factor and weight, to its record; FP8 groups are taken by warps.
+__device__ void write_latents(const LatentParams& p, int64_t m, float factor, std::byte* record) {
+  if (p.kv_type != DType::f8_e4m3) {
+    const PlainMatrix out{record, 0, p.kv_type == DType::bf16};
+    for (int64_t k = threadIdx.x; k < p.latents; k += kThreads) {
+      store_plain(out, 0, k, load_plain(p.kv, m, k) * factor * load_plain(p.kv_weight, 0, k));
+    }
+    return;
+  }
+  for (int64_t group = threadIdx.x / 32; group * kQuantGroup < p.latents; group += kWarps) {
+    float values[4] = {};
+#pragma unroll
+    for (int32_t j = 0; j < 4; ++j) {
+      const int64_t k = group * kQuantGroup + 32 * j + threadIdx.x % 32;
+      if (k < p.latents) {
+        values[j] = load_plain(p.kv, m, k) * factor * load_plain(p.kv_weight, 0, k);
+      }
+    }
+    store_latent_group(record, p.scales_at, group, p.latents, values);
+  }
+}
+
 __global__ void __launch_bounds__(kThreads) latent_write_kernel(LatentParams p) {
   __shared__ float scratch[kWarps];
   const int64_t m = blockIdx.x;
@@ -144,20 +172,17 @@ __global__ void __launch_bounds__(kThreads) latent_write_kernel(LatentParams p) 
   if (page < 0 || page >= p.num_pages) {
     return;
   }
-  const int64_t width = p.latents + p.rope;
-  const int64_t at = position % kKvPageTokens * width;
-  for (int64_t k = threadIdx.x; k < p.latents; k += kThreads) {
-    store_plain(
-        p.pages, page, at + k, load_plain(p.kv, m, k) * factor * load_plain(p.kv_weight, 0, k));
-  }
+  std::byte* record = p.pages + page * p.page_bytes + position % kKvPageTokens * p.record_bytes;
+  write_latents(p, m, factor, record);
+  const PlainMatrix rope{record + p.rope_at, 0, p.kv_type != DType::f32};
   const float* angles = p.rope_table + position * p.rope_stride;
   for (int64_t i = threadIdx.x; i < p.rope / 2; i += kThreads) {
     const float even = load_plain(p.kv, m, p.latents + 2 * i);
     const float odd = load_plain(p.kv, m, p.latents + 2 * i + 1);
     const float cosine = angles[i];
     const float sine = angles[p.rope / 2 + i];
-    store_plain(p.pages, page, at + p.latents + 2 * i, even * cosine - odd * sine);
-    store_plain(p.pages, page, at + p.latents + 2 * i + 1, even * sine + odd * cosine);
+    store_plain(rope, 0, 2 * i, even * cosine - odd * sine);
+    store_plain(rope, 0, 2 * i + 1, even * sine + odd * cosine);
   }
 }
 
@@ -213,16 +238,16 @@ void CudaOps::copy_pages(const PageCopyArgs& args, Stream& stream) {
   const TensorView& pool = args.kv_pool;
   const auto copies = static_cast<int32_t>(args.copies.shape[0]);
   if (copies > 0 && pool.shape.numel() > 0) {
-    // Any element is moved as 16-bit words.
-    const int64_t words = size_of(pool.dtype) / 2;
-    const int64_t width = pool.shape[3] * words;
+    // Any record is moved as 16-bit words.
+    const auto words = [&](int64_t elements) { return elements * size_of(pool.dtype) / 2; };
+    const int64_t width = words(pool.shape[3]);
     const dim3 grid(static_cast<uint32_t>(pool.shape[1]),
                     static_cast<uint32_t>(blocks_for(kKvPageTokens * width, kThreads)));
     copy_pages_kernel<<<grid, kThreads, 0, handle>>>(args.copies.as<int32_t>(),
                                                      copies,
                                                      pool.as<uint16_t>(),
-                                                     pool.strides[0] * words,
-                                                     pool.strides[1] * words,
+                                                     words(pool.strides[0]),
+                                                     words(pool.strides[1]),
                                                      width,
                                                      pool.shape[0]);
   }
@@ -245,10 +270,16 @@ void CudaOps::latent_write(const LatentWriteArgs& args, Stream& stream) {
     p.kv_weight = plain_matrix(args.kv_norm_weight);
     p.rope_table = args.rope_table.as<float>();
     p.rope_stride = args.rope_table.strides[0];
-    p.pages = plain_matrix(args.kv_pages);
-    p.num_pages = args.kv_pages.shape[0];
     p.latents = args.kv_norm_weight.shape[0];
     p.rope = args.rope_table.shape[1];
+    const KvRecord record{args.kv_pages.dtype, p.latents, p.rope};
+    p.pages = args.kv_pages.data;
+    p.page_bytes = args.kv_pages.strides[0] * size_of(record.dtype);
+    p.num_pages = args.kv_pages.shape[0];
+    p.record_bytes = record.size_bytes();
+    p.scales_at = record.scales_at();
+    p.rope_at = record.rope_at();
+    p.kv_type = record.dtype;
     p.eps = args.eps;
     latent_write_kernel<<<static_cast<uint32_t>(tokens), kThreads, 0, handle>>>(p);
   }

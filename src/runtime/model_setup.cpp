@@ -82,10 +82,6 @@ Result<ModelSetup> make_setup(const ModelRunnerConfig& config) {
   if (!model) {
     return model.error();
   }
-  if (config.device != DeviceType::cpu && kv_dtype_of(config) == DType::f8_e4m3) {
-    return Error{ErrorCode::unsupported,
-                 "--kv-cache-dtype: the CUDA backend has no kernels for fp8_e4m3"};
-  }
   ModelSetup setup;
   setup.model = std::move(model).value();
   for (int32_t rank = 0; rank < std::max(1, config.tp); ++rank) {

@@ -29,10 +29,10 @@ void append(Logits& all, Logits more) {
 
 class Invariance {
  public:
-  Invariance(const GoldenModel& model, bool rounds_inputs) : model_(model) {
+  Invariance(const GoldenModel& model, bool rounds_inputs, DType kv_dtype) : model_(model) {
     options_ = options_for(model);
     options_.device = DeviceType::cuda;
-    options_.kv_dtype = DType::bf16;
+    options_.kv_dtype = kv_dtype;
     options_.e4m3_activations = rounds_inputs;
     options_.num_pages = 8 + 2 * kOthers;
     sequence_ = {random_tokens(1, kPromptTokens + kAnswerTokens, model.config.vocab_size),
@@ -118,9 +118,11 @@ TEST_CASE("invariance on the GPU: the same bits alone, among 64 others, in chunk
     if (model.entry.contains("dummy_seed")) {
       return;
     }
-    for (const bool rounds_inputs : {false, true}) {
-      INFO((rounds_inputs ? "E4M3 inputs" : "BF16 inputs"));
-      const Invariance test(model, rounds_inputs);
+    for (const auto& [rounds_inputs, kv_dtype] : {std::pair{false, DType::bf16},
+                                                  std::pair{true, DType::bf16},
+                                                  std::pair{false, DType::f8_e4m3}}) {
+      INFO((rounds_inputs ? "E4M3" : "BF16") << " inputs, KV in " << to_string(kv_dtype));
+      const Invariance test(model, rounds_inputs, kv_dtype);
       const Logits whole = test.alone({kPromptTokens});
       CHECK((test.among_others() == whole));
       CHECK((test.alone({64, 64, 72}) == whole));

@@ -212,7 +212,7 @@ void run_all(uint8_t form, const std::vector<Setup>& setups, const std::string& 
       ErrorReport report(name + " " + backend.name + " " + name_of(format));
       bool untouched = true;
       for (const Setup& setup : setups) {
-        for (const DType kv_type : kv_types(backend)) {
+        for (const DType kv_type : kKvTypes) {
           const DType weight = kv_type == DType::f32 ? DType::bf16 : DType::f8_e4m3;
           run_form(backend, form, setup, weight, format, kv_type, report, &untouched);
         }

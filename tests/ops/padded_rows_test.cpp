@@ -75,10 +75,11 @@ Matrix run_attention(TestBackend& backend,
                      const std::vector<RowSpec>& rows,
                      const std::vector<Matrix>& latents,
                      const Matrix& q_values,
-                     ActFormat format) {
+                     ActFormat format,
+                     DType kv_type) {
   Random pages(61);
   const StepFixture step(pages, setup.sequences, rows);
-  const CacheFixture cache(step, latents, DType::bf16, sizes.latents);
+  const CacheFixture cache(step, latents, kv_type, sizes.latents);
   const Operand q = make_operand(q_values, DType::bf16);
   const ActOperand out = make_output(format, step.num_tokens(), sizes.heads * sizes.value);
   AttentionArgs args;
@@ -96,7 +97,7 @@ Matrix run_attention(TestBackend& backend,
   return out.read();
 }
 
-void check_attention(const AttentionSizes& sizes) {
+void check_attention(const AttentionSizes& sizes, DType kv_type) {
   const PaddedRows rows;
   for (TestBackend& backend : backends()) {
     for (const ActFormat format : kAllFormats) {
@@ -116,25 +117,16 @@ void check_attention(const AttentionSizes& sizes) {
       const Matrix q = random_matrix(
           random, static_cast<int64_t>(rows.real.size()), sizes.heads * (sizes.nope + sizes.rope));
       const Matrix alone =
-          run_attention(backend, sizes, *kv_b, rows, rows.real, latents, q, format);
-      const Matrix among = run_attention(
-          backend, sizes, *kv_b, rows, rows.padded, latents, rows.spread(random, q), format);
+          run_attention(backend, sizes, *kv_b, rows, rows.real, latents, q, format, kv_type);
+      const Matrix all_q = rows.spread(random, q);
+      const Matrix among =
+          run_attention(backend, sizes, *kv_b, rows, rows.padded, latents, all_q, format, kv_type);
       require_rows(rows, among, alone, 0.0);
     }
   }
 }
 
-}  // namespace
-
-TEST_CASE("padded rows: attention gives zeros for them", "[ops]") {
-  check_attention({3, 16, 8, 16, 32});
-}
-
-TEST_CASE("padded rows: attention at the sizes of DeepSeek-V3", "[ops]") {
-  check_attention({2, 128, 64, 128, 512});
-}
-
-TEST_CASE("padded rows: latent_write leaves the cache alone, rope_query the query", "[ops]") {
+void check_latent_write(DType kv_type) {
   const PaddedRows rows;
   const int64_t q_rank = 136;
   const int64_t latents = 40;
@@ -162,7 +154,7 @@ TEST_CASE("padded rows: latent_write leaves the cache alone, rope_query the quer
       Random pages(64);
       const StepFixture step(pages, rows.sequences, specs);
       const std::vector<Matrix> empty(rows.sequences.size(), Matrix(0, latents + rope));
-      const CacheFixture cache(step, empty, DType::bf16, latents);
+      const CacheFixture cache(step, empty, kv_type, latents);
       const Operand fused = make_operand(x, DType::f32);
       const Operand query = make_operand(q, DType::f32);
       const ActOperand out_q = make_output(ActFormat::e4m3, step.num_tokens(), q_rank);
@@ -183,8 +175,8 @@ TEST_CASE("padded rows: latent_write leaves the cache alone, rope_query the quer
           {.geometry = &step.geometry(), .q = view, .rope_table = table.view()}, *backend.stream);
       CHECK(cache.pool.guards_are_whole());
       const TensorView& pool = cache.pool.view();
-      return Outcome{
-          out_q.read(), read_matrix(query.view()), {pool.data, pool.data + pool.shape.numel() * 2}};
+      const int64_t pool_bytes = pool.shape.numel() * size_of(kv_type);
+      return Outcome{out_q.read(), read_matrix(query.view()), {pool.data, pool.data + pool_bytes}};
     };
     const Outcome alone = run(rows.real, fused_values, q_values);
     const Outcome among = run(rows.padded, all_fused, all_q);
@@ -208,6 +200,23 @@ TEST_CASE("padded rows: latent_write leaves the cache alone, rope_query the quer
       }
     }
   }
+}
+
+}  // namespace
+
+TEST_CASE("padded rows: attention gives zeros for them", "[ops]") {
+  check_attention({3, 16, 8, 16, 32}, DType::bf16);
+  check_attention({3, 16, 8, 16, 32}, DType::f8_e4m3);
+}
+
+TEST_CASE("padded rows: attention at the sizes of DeepSeek-V3", "[ops]") {
+  check_attention({2, 128, 64, 128, 512}, DType::bf16);
+  check_attention({2, 128, 64, 128, 512}, DType::f8_e4m3);
+}
+
+TEST_CASE("padded rows: latent_write leaves the cache alone, rope_query the query", "[ops]") {
+  check_latent_write(DType::bf16);
+  check_latent_write(DType::f8_e4m3);
 }
 
 TEST_CASE("padded rows: they choose no expert and get zeros from the mixture", "[ops]") {

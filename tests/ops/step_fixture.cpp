@@ -120,13 +120,6 @@ double kv_scale(double amax) {
   return std::exp2(std::ceil(std::log2(std::max(amax, 1e-4) / 448.0)));
 }
 
-std::vector<DType> kv_types(const TestBackend& backend) {
-  if (backend.backend->device().type == DeviceType::cuda) {
-    return {DType::f32, DType::bf16};
-  }
-  return {DType::f32, DType::bf16, DType::f8_e4m3};
-}
-
 CacheFixture::CacheFixture(const StepFixture& step,
                            const std::vector<Matrix>& values,
                            DType dtype,

@@ -54,8 +54,7 @@ class StepFixture {
 /// The least power of two with which `amax` fits E4M3.
 double kv_scale(double amax);
 
-/// Formats of KV pages that a backend takes.
-std::vector<DType> kv_types(const TestBackend& backend);
+inline constexpr DType kKvTypes[] = {DType::f32, DType::bf16, DType::f8_e4m3};
 
 /// Writes known latents and rope features of every position of every sequence into the middle layer
 /// of a poisoned pool; `exact[s]` holds what the cache then says.
