@@ -21,6 +21,9 @@ using cuda::DeviceInfo;
 
 constexpr int32_t kLeastCapability = 80;
 constexpr int32_t kFp8Capability = 89;
+/// Every kernel is portable so far. The first that needs sm_90a sets it, and is chosen by
+/// CudaDevice::kernel_family.
+constexpr bool kHasSm90aKernels = false;
 
 Error unsupported(const std::string& message) {
   return Error{ErrorCode::unsupported, message};
@@ -219,6 +222,9 @@ class CudaBackend final : public Backend {
 }  // namespace
 
 Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaBackendConfig& config) {
+  if (const auto device = find_cuda_device(config.device_index, config.kernel_family); !device) {
+    return device.error();
+  }
   auto info = open_device(config.device_index);
   if (!info) {
     return info.error();
@@ -226,14 +232,21 @@ Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaBackendConfig& conf
   return std::unique_ptr<Backend>(std::make_unique<CudaBackend>(info.value(), config));
 }
 
-Result<CudaDevice> find_cuda_device(int32_t device_index) {
+Result<CudaDevice> find_cuda_device(int32_t device_index, KernelFamily kernel_family) {
   const auto properties = read_properties(device_index);
   if (!properties) {
     return properties.error();
   }
-  return CudaDevice{properties.value().name,
-                    capability_of(properties.value()),
-                    static_cast<int64_t>(properties.value().totalGlobalMem)};
+  CudaDevice device;
+  device.name = properties.value().name;
+  device.compute_capability = capability_of(properties.value());
+  device.total_bytes = static_cast<int64_t>(properties.value().totalGlobalMem);
+  const auto family = choose_kernel_family(kernel_family, device, kHasSm90aKernels);
+  if (!family) {
+    return family.error();
+  }
+  device.kernel_family = family.value();
+  return device;
 }
 
 }  // namespace hadal

@@ -15,7 +15,7 @@ Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaBackendConfig& /*co
   return no_cuda();
 }
 
-Result<CudaDevice> find_cuda_device(int32_t /*device_index*/) {
+Result<CudaDevice> find_cuda_device(int32_t /*device_index*/, KernelFamily /*kernel_family*/) {
   return no_cuda();
 }
 

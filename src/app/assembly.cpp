@@ -96,6 +96,7 @@ ModelRunnerConfig runner_config(const Config& config, const std::filesystem::pat
   result.load_format = config.model.load_format;
   result.device = config.runner.device;
   result.base_gpu_id = config.runner.base_gpu_id;
+  result.kernel_family = config.runner.kernel_family;
   result.enable_nccl_nvls = config.runner.enable_nccl_nvls;
   result.e4m3_activations =
       config.runner.device == DeviceType::cuda && config.runner.fp8_activations;

@@ -46,6 +46,7 @@ StepBenchConfig step_config(const Config& config, const std::filesystem::path& m
   runner.context_length = config.model.context_length;
   runner.device = device_of(config);
   runner.base_gpu_id = config.runner.base_gpu_id;
+  runner.kernel_family = config.runner.kernel_family;
   runner.e4m3_activations = runner.device == DeviceType::cuda && config.runner.fp8_activations;
   runner.graphs = config.runner.graphs;
   result.rank = config.bench.as_rank;
@@ -54,6 +55,16 @@ StepBenchConfig step_config(const Config& config, const std::filesystem::path& m
   result.prefills = config.bench.prefills;
   result.seconds = config.bench.seconds;
   return result;
+}
+
+/// Empty on the CPU.
+std::string kernel_family_of(StepBench& bench, const Config& config) {
+  const Device device = bench.backend().device();
+  if (device.type != DeviceType::cuda) {
+    return {};
+  }
+  const auto found = find_cuda_device(device.index, config.runner.kernel_family);
+  return found ? std::string(to_string(found.value().kernel_family)) : std::string();
 }
 
 /// The ceilings of the device that computes.
@@ -205,6 +216,9 @@ int run_bench_step(const Config& config, const Environment& environment) {
   report["weight_bytes"] = steps.weight_bytes();
   report["load_s"] = steps.load_s();
   report["ceilings"] = ceilings.value();
+  if (const auto family = kernel_family_of(steps, config); !family.empty()) {
+    report["kernel_family"] = family;
+  }
   const CaptureReport& captured = steps.capture_report();
   report["cuda_graphs"] = {{"batches", captured.batches},
                            {"lengths", captured.lengths},

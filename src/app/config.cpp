@@ -403,6 +403,24 @@ void read_simulate(FlagReader& reader, Config& config) {
   reader.text("write-requests", simulate.requests_output);
 }
 
+constexpr std::string_view kKernelFamily = "HADAL_KERNEL_FAMILY";
+
+Status read_kernel_family(const Environment& environment, Config& config) {
+  const auto value = environment.get(kKernelFamily);
+  if (!value) {
+    return ok_status();
+  }
+  for (const KernelFamily family :
+       {KernelFamily::automatic, KernelFamily::sm80, KernelFamily::sm90a}) {
+    if (*value == to_string(family)) {
+      config.runner.kernel_family = family;
+      return ok_status();
+    }
+  }
+  return usage_error(std::string(kKernelFamily) + ": expected one of auto,sm80,sm90a, got '" +
+                     *value + "'");
+}
+
 Status read_layout(FlagReader& reader, const Environment& environment, Config& config) {
   LayoutFlags flags;
   reader.integer("tp-size", 1, 4096, flags.tp_size);
@@ -448,6 +466,9 @@ Status set_device(Config& config, DeviceType device) {
   if (is_cuda && config.runner.cpu_mode == CpuMode::exact) {
     return usage_error("--cpu-mode exact: expected --device cpu, got --device cuda");
   }
+  if (!is_cuda && config.runner.kernel_family != KernelFamily::automatic) {
+    config.notes.push_back(std::string(kKernelFamily) + " has no effect on the CPU backend");
+  }
   for (const auto& [name, texts] : config.given) {
     const bool is_cuda_only = find_flag(name)->handling == FlagHandling::cuda_only;
     if (is_cuda_only && !is_cuda) {
@@ -483,6 +504,7 @@ Result<Config> build_config(const FlagValues& values,
   read_simulate(reader, config);
   HADAL_RETURN_IF_ERROR(reader.status());
   HADAL_RETURN_IF_ERROR(read_layout(reader, environment, config));
+  HADAL_RETURN_IF_ERROR(read_kernel_family(environment, config));
   if (config.model.query.name.empty() && !config.runner.null_step_us && command != kDoctor &&
       command != kBench && command != kSimulate) {  // bench looks at what it is to measure
     return usage_error("--model-path is required (or --runner null:STEP_US)");

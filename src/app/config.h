@@ -55,9 +55,10 @@ struct RunnerOptions {
   std::optional<int64_t> null_step_us;     ///< set = no model
   std::optional<PlantedFault> null_fault;  ///< in one rank of the null runner
   DeviceChoice device_choice = DeviceChoice::automatic;
-  DeviceType device = DeviceType::cpu;  ///< set_device() decides
-  int32_t base_gpu_id = 0;              ///< the GPU of this node's first rank
-  bool fp8_activations = false;         ///< CUDA: inputs of FP8 linears in E4M3
+  DeviceType device = DeviceType::cpu;                   ///< set_device() decides
+  int32_t base_gpu_id = 0;                               ///< the GPU of this node's first rank
+  KernelFamily kernel_family = KernelFamily::automatic;  ///< HADAL_KERNEL_FAMILY
+  bool fp8_activations = false;                          ///< CUDA: inputs of FP8 linears in E4M3
   bool enable_nccl_nvls = false;
   GraphConfig graphs;
   CpuMode cpu_mode = CpuMode::fast;

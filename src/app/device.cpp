@@ -25,7 +25,7 @@ Status check_gpus(const Config& config) {
   const int32_t first = config.runner.base_gpu_id;
   const int32_t count = config.layout.ranks_per_node();
   for (int32_t index = first; index < first + count; ++index) {
-    const auto device = find_cuda_device(index);
+    const auto device = find_cuda_device(index, config.runner.kernel_family);
     if (device) {
       continue;
     }
@@ -88,10 +88,11 @@ std::string device_text(const Config& config) {
   std::string text;
   for (int32_t i = 0; i < config.layout.ranks_per_node(); ++i) {
     const int32_t index = config.runner.base_gpu_id + i;
-    const auto device = find_cuda_device(index);
+    const auto device = find_cuda_device(index, config.runner.kernel_family);
     if (device) {
       text += (text.empty() ? "GPU " : "; GPU ") + std::to_string(index) + " " +
-              device.value().name + ", " + gigabytes(device.value().total_bytes);
+              device.value().name + ", " + gigabytes(device.value().total_bytes) + ", kernels " +
+              std::string(to_string(device.value().kernel_family));
     }
   }
   return text;

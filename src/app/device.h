@@ -12,7 +12,8 @@ namespace hadal {
 /// such device.
 Status resolve_device(Config& config);
 
-/// One line for people: the CPU, or each GPU of this node's ranks with its memory.
+/// One line for people: the CPU, or each GPU of this node's ranks with its memory and the family of
+/// its kernels.
 std::string device_text(const Config& config);
 
 /// What plan_model_memory wants to know: on CPUs the memory that the kernel would give out now, of

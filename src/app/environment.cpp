@@ -15,6 +15,7 @@ Environment read_environment() {
                            "LWS_WORKER_INDEX",
                            "HF_HOME",
                            "HOME",
+                           "HADAL_KERNEL_FAMILY",
                            "NCCL_SOCKET_IFNAME",
                            "NCCL_IB_HCA",
                            "NCCL_IB_GID_INDEX",

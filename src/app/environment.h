@@ -21,8 +21,8 @@ struct Environment {
   }
 };
 
-/// The variables that hadal knows: LWS_* (rank defaults), HF_HOME and HOME (the model cache), and
-/// those of NCCL that doctor checks.
+/// The variables that hadal knows: LWS_* (rank defaults), HF_HOME and HOME (the model cache),
+/// HADAL_KERNEL_FAMILY, and those of NCCL that doctor checks.
 Environment read_environment();
 
 }  // namespace hadal

@@ -67,6 +67,7 @@ Result<std::unique_ptr<Backend>> make_rank_backend(const ModelRunnerConfig& conf
                                                    int32_t local_rank) {
   if (config.device != DeviceType::cpu) {
     return make_cuda_backend({.device_index = config.base_gpu_id + local_rank,
+                              .kernel_family = config.kernel_family,
                               .e4m3_activations = config.e4m3_activations});
   }
   const auto hardware = static_cast<int32_t>(std::thread::hardware_concurrency());

@@ -8,6 +8,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 
 #include <hadal/backend/weight.h>
 #include <hadal/base/result.h>
@@ -161,8 +162,16 @@ struct CpuBackendConfig {
   bool e4m3_activations = false;
 };
 
+/// Which CUDA kernels run.
+enum class KernelFamily : uint8_t {
+  automatic,  ///< sm90a where GPU and build have it, otherwise sm80
+  sm80,       ///< portable: every GPU from compute capability 8.0 on, Hopper included
+  sm90a,      ///< with instructions that Hopper (9.0) alone has
+};
+
 struct CudaBackendConfig {
   int32_t device_index = 0;
+  KernelFamily kernel_family = KernelFamily::automatic;
   bool sync_every_op = false;  ///< for debugging: errors surface at their op
   /// Rounds the inputs of FP8 linears to E4M3 with 1 x 128 scales where the GPU has FP8 units
   /// (compute capability 8.9 and later); otherwise they stay BF16, which is nearer to float32.
@@ -174,12 +183,23 @@ struct CudaDevice {
   std::string name;
   int32_t compute_capability = 0;  ///< 90 for 9.0
   int64_t total_bytes = 0;
+  KernelFamily kernel_family = KernelFamily::sm80;  ///< what runs there, never automatic
 };
+
+/// "auto", "sm80", "sm90a".
+std::string_view to_string(KernelFamily family);
+
+/// What runs on `device` (its name and compute capability) in a build that has sm90a kernels or
+/// not. unsupported names the device on which `wanted` cannot run.
+Result<KernelFamily> choose_kernel_family(KernelFamily wanted,
+                                          const CudaDevice& device,
+                                          bool has_sm90a);
 
 std::unique_ptr<Backend> make_cpu_backend(const CpuBackendConfig& config);
 /// unsupported when hadal was built without CUDA, or says why the device cannot be used.
 Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaBackendConfig& config);
 /// The same errors, but for what only a context tells; makes none, so it takes no device memory.
-Result<CudaDevice> find_cuda_device(int32_t device_index);
+Result<CudaDevice> find_cuda_device(int32_t device_index,
+                                    KernelFamily kernel_family = KernelFamily::automatic);
 
 }  // namespace hadal

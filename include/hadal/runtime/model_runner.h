@@ -54,6 +54,7 @@ struct ModelRunnerConfig {
   uint64_t dummy_seed = 0;
 
   DeviceType device = DeviceType::cpu;
+  KernelFamily kernel_family = KernelFamily::automatic;
   int32_t base_gpu_id = 0;  ///< CUDA: the device of this node's first rank; the next has the next
   bool enable_nccl_nvls = false;  ///< NVLink multicast for ranks of one process
   CpuMode cpu_mode = CpuMode::fast;

@@ -166,6 +166,25 @@ TEST_CASE("config: limited flags take their one value", "[app]") {
         "--schedule-policy: expected one of lpm,random,fcfs,dfs-weight,priority, got 'best'");
 }
 
+TEST_CASE("config: the family of kernels comes from the environment", "[app]") {
+  const auto with = [](const char* value) {
+    Environment environment;
+    environment.variables["HADAL_KERNEL_FAMILY"] = value;
+    return environment;
+  };
+  const Words words = {"--model", "m"};
+  CHECK(configure(words).value().runner.kernel_family == KernelFamily::automatic);
+  CHECK(configure(words, with("")).value().runner.kernel_family == KernelFamily::automatic);
+  CHECK(configure(words, with("auto")).value().runner.kernel_family == KernelFamily::automatic);
+  CHECK(configure(words, with("sm80")).value().runner.kernel_family == KernelFamily::sm80);
+  CHECK(config_error(words, with("sm75")) ==
+        "HADAL_KERNEL_FAMILY: expected one of auto,sm80,sm90a, got 'sm75'");
+  Config config = configure(words, with("sm90a")).value();
+  CHECK(config.runner.kernel_family == KernelFamily::sm90a);
+  REQUIRE(set_device(config, DeviceType::cpu));
+  CHECK(config.notes == Words{"HADAL_KERNEL_FAMILY has no effect on the CPU backend"});
+}
+
 TEST_CASE("config: KV pages in every spelling, E5M2 refused by name", "[app]") {
   const auto kv_dtype = [](const char* word) {
     return configure({"--model", "m", "--kv-cache-dtype", word}).value().runner.kv_dtype;
