@@ -79,6 +79,7 @@ struct Engine::Impl {
 
   // engine_loop.cpp: the engine thread (or, before start(), whoever stops the engine).
   void run();
+  void wait_to_plan();
   bool take_inbox();
   void apply_inbox();
   void answer_flushes();
@@ -104,7 +105,8 @@ struct Engine::Impl {
   std::unordered_map<RequestId, Request> requests;
   std::deque<TimePoint> step_starts;
   TimePoint last_retire{};
-  BatchPlan plan;  ///< its memory is used again every step
+  double host_seconds = 0.0;  ///< of a plan and its submission, the longest of late
+  BatchPlan plan;             ///< its memory is used again every step
   std::vector<Submission> new_submissions;
   std::vector<RequestId> new_cancels;
   std::vector<FlushRequest*> new_flushes;

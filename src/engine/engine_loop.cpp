@@ -15,7 +15,10 @@
 namespace hadal {
 
 void Engine::Impl::run() {
-  while (take_inbox()) {
+  while (true) {
+    wait_to_plan();
+    if (!take_inbox())
+      break;
     apply_inbox();
     const Status status = run_step();
     publish();
@@ -34,6 +37,21 @@ void Engine::Impl::run() {
     }
   }
   stop("the server is shutting down");
+}
+
+/// While the runner works on one step, the next is planned as late as that step's end allows: what
+/// arrives until then need not wait for a step that was planned without it.
+void Engine::Impl::wait_to_plan() {
+  if (scheduler.num_in_flight() != 1 || scheduler_config.max_steps_in_flight < 2)
+    return;
+  const std::chrono::duration<double> delay(scheduler.plan_delay_seconds(host_seconds));
+  const TimePoint due = std::max(step_starts.front(), last_retire) +
+                        std::chrono::duration_cast<TimePoint::duration>(delay);
+  const auto left = due - clock.now();
+  if (left <= TimePoint::duration::zero())
+    return;
+  std::unique_lock lock(inbox.mutex);
+  inbox.work.wait_for(lock, left, [] { return false; });
 }
 
 /// Takes what callers left, sleeping while there is nothing to do. False when it is time to stop.
@@ -90,6 +108,8 @@ Status Engine::Impl::run_step() {
   if (scheduler.plan_next(plan)) {
     step_starts.push_back(now);
     HADAL_RETURN_IF_ERROR(runner->submit(plan));
+    const std::chrono::duration<double> spent = clock.now() - now;
+    host_seconds = std::max(0.9 * host_seconds, spent.count());
     if (scheduler.num_in_flight() < scheduler_config.max_steps_in_flight)
       return ok_status();  // the host plans the next step while this one runs
   }

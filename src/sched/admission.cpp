@@ -106,17 +106,18 @@ void Scheduler::Impl::admit(BatchPlan& plan, StepBudget& budget) {
   }
 }
 
-/// With several keys known, none of them takes the last slots: who comes new need not wait for
-/// another's sequence to end.
+/// With several keys known, none that has its part of the slots takes the last ones: who comes new
+/// need not wait for another's sequence to end.
 bool Scheduler::Impl::is_slot_kept_from(const Sequence& sequence) const {
   const auto num_kept = static_cast<size_t>(max_running / kSlotsAKept);
-  if (shares.num_known() < 2 || sequence.num_retractions > 0 ||
-      running.size() + num_kept < static_cast<size_t>(max_running))
+  const size_t num_free =
+      std::min(free_slots.size(), static_cast<size_t>(max_running) - running.size());
+  if (shares.num_known() < 2 || sequence.num_retractions > 0 || num_free > num_kept)
     return false;
   const auto num_own = std::count_if(running.begin(), running.end(), [&](const Sequence* other) {
     return other->share == sequence.share;
   });
-  return static_cast<size_t>(num_own) + num_kept >= static_cast<size_t>(max_running);
+  return static_cast<size_t>(num_own) * shares.num_known() >= static_cast<size_t>(max_running);
 }
 
 void Scheduler::Impl::enqueue(Sequence& sequence) {
@@ -146,13 +147,19 @@ void Scheduler::Impl::dequeue(Sequence& sequence) {
     queued_shares.erase(sequence.share);
 }
 
-/// Whether one that waits, and may be admitted, belongs to a share that goes before this one.
-bool Scheduler::Impl::has_earlier_waiting(ShareId share) const {
-  if (shares.num_busy() < 2 || next_step_id < admission_blocked_until)
-    return false;
-  return std::any_of(queued_shares.begin(), queued_shares.end(), [&](ShareId other) {
-    return other != share && shares.goes_before(other, share);
-  });
+/// What the first prompts of the shares that go before this one need of a step.
+int32_t Scheduler::Impl::count_tokens_waiting_before(ShareId share) const {
+  if (shares.num_busy() < 2 || next_step_id < admission_blocked_until ||
+      static_cast<int32_t>(running.size()) == max_running || free_slots.empty())
+    return 0;
+  int64_t num_tokens = 0;
+  for (const ShareId other : queued_shares) {
+    if (other == share || !shares.goes_before(other, share))
+      continue;
+    const Sequence& first = *share_queues[static_cast<size_t>(other)].begin()->second;
+    num_tokens += first.num_known() - first.match.num_tokens();
+  }
+  return static_cast<int32_t>(std::min<int64_t>(num_tokens, config.max_step_tokens));
 }
 
 /// Retracted sequences by age, then the waiting ones: the least served share first, and inside a

@@ -29,8 +29,8 @@ ShareId FairShares::open(std::string_view key, double weight) {
   }
   Share& share = at(found->second);
   if (share.num_sequences == 0) {
-    if (num_busy_ > 0)
-      share.served = std::max(share.served, least_busy());
+    note_progress();
+    share.served = std::max(share.served, reached_ - kCredit);
     ++num_busy_;
   }
   share.weight = weight;
@@ -38,6 +38,13 @@ ShareId FairShares::open(std::string_view key, double weight) {
   return found->second;
 }
 
+bool FairShares::is_least(ShareId share) const {
+  return std::none_of(shares_.begin(), shares_.end(), [&](const Share& other) {
+    return other.num_sequences > 0 && other.served < served(share);
+  });
+}
+
+/// Of the shares with sequences the smallest counter; 0 without any.
 double FairShares::least_busy() const {
   double least = std::numeric_limits<double>::max();
   for (const Share& share : shares_) {
@@ -49,8 +56,16 @@ double FairShares::least_busy() const {
 
 void FairShares::close(ShareId share) {
   HADAL_CHECK(at(share).num_sequences > 0, "fair share: closed more often than opened");
-  if (--at(share).num_sequences == 0)
+  if (at(share).num_sequences == 1) {
+    note_progress();
     --num_busy_;
+  }
+  --at(share).num_sequences;
+}
+
+/// Never falls: the credits of those that are busy add nothing to a newcomer's.
+void FairShares::note_progress() {
+  reached_ = std::max(reached_, least_busy());
 }
 
 void FairShares::forget_idle() {

@@ -1,8 +1,10 @@
 // Who has been served how much: a counter of tokens a key (a tenant, an API key), weighed.
 //
-// The key with the smallest counter is served next. A key that was idle starts again no lower than
-// the smallest counter of the busy ones: idle time earns nothing, and a newcomer owes nothing
-// (virtual token counters, Sheng et al. 2024, "Fairness in Serving Large Language Models").
+// The key with the smallest counter is served next (virtual token counters, Sheng et al. 2024,
+// "Fairness in Serving Large Language Models"). A key that was idle starts again at most kCredit
+// below where the busy ones are: a newcomer owes nothing, and idle time earns one long request,
+// once. So who uses less than its share is ahead of the others for as long as its request takes,
+// instead of from its own prompt on behind them; who uses its share or more has no credit.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +21,9 @@ using ShareId = int32_t;
 
 class FairShares {
  public:
-  static constexpr double kInputCost = 1.0;   ///< a prompt token that was not cached
-  static constexpr double kOutputCost = 4.0;  ///< a generated token
+  static constexpr double kInputCost = 1.0;    ///< a prompt token that was not cached
+  static constexpr double kOutputCost = 4.0;   ///< a generated token
+  static constexpr double kCredit = 16'384.0;  ///< a prompt of 8,000 tokens and its answer of 2,000
 
   /// The share of a key, for one sequence more. A weight of 2 may use twice as much as one of 1.
   ShareId open(std::string_view key, double weight);
@@ -33,8 +36,8 @@ class FairShares {
 
   double weight(ShareId share) const { return shares_[static_cast<size_t>(share)].weight; }
 
-  /// Of the shares with sequences the smallest counter; 0 without any.
-  double least_busy() const;
+  /// Whether no other share with sequences has had less.
+  bool is_least(ShareId share) const;
 
   /// By what they have had; a share that comes back starts at the counter of the busy ones, so of
   /// equal ones the smaller goes first.
@@ -64,12 +67,15 @@ class FairShares {
 
   Share& at(ShareId share) { return shares_[static_cast<size_t>(share)]; }
 
+  double least_busy() const;
   void forget_idle();
+  void note_progress();
 
   std::vector<Share> shares_;
   std::vector<ShareId> unused_;
   std::map<std::string, ShareId, std::less<>> index_;
   int32_t num_busy_ = 0;
+  double reached_ = 0.0;  ///< the highest that least_busy() has been: newcomers start from it
 };
 
 }  // namespace hadal

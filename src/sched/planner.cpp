@@ -21,6 +21,7 @@ constexpr int32_t kMinPrefill = 64;       ///< tokens that every step may prefil
 constexpr double kTryLarger = 1.25;       ///< times the largest chunk known to be in time
 constexpr double kPressureToHold = 0.15;  ///< prompts a decode up to which decodes come first
 constexpr double kPressureToLift = 0.5;   ///< and from which on they don't
+constexpr double kHardlyLonger = 1.02;    ///< times a step that carries a prompt which goes first
 constexpr int32_t kReservedTokens = 8192;
 constexpr int32_t kMinChunk = 16;  ///< a step's target time is not used up by smaller rests
 
@@ -99,7 +100,6 @@ StepBudget Scheduler::Impl::make_budget() const {
     budget.prefill_tokens = std::min(budget.prefill_tokens, config.chunked_prefill_tokens);
   budget.scoring_logits = config.max_step_logits - max_running;
   bound_step_time(budget);
-  budget.whole_prefill_tokens = budget.prefill_tokens;
   return budget;
 }
 
@@ -112,7 +112,6 @@ void Scheduler::Impl::bound_step_time(StepBudget& budget) const {
   if (num_decodes == 0)
     return;
   budget.least_prefill_tokens = kMinPrefill;
-  budget.least_served = shares.least_busy();
   // A target that decodes alone exceed leaves the least that prefill always gets.
   if (config.target_step_ms > 0.0)
     budget.target_seconds =
@@ -166,8 +165,8 @@ void Scheduler::Impl::bound_stretch(int32_t num_decodes, StepBudget& budget) con
 /// Of several busy shares the one that has had least is not held back for the decodes of the
 /// others.
 bool Scheduler::Impl::is_bound(const Sequence& sequence, const StepBudget& budget) const {
-  return budget.target_seconds > 0.0 && (config.target_step_ms > 0.0 || shares.num_busy() < 2 ||
-                                         shares.served(sequence.share) > budget.least_served);
+  return budget.target_seconds > 0.0 &&
+         (config.target_step_ms > 0.0 || shares.num_busy() < 2 || !shares.is_least(sequence.share));
 }
 
 /// Chunks of running sequences: by age, or, with several shares, the least served first.
@@ -187,9 +186,8 @@ void Scheduler::Impl::plan_prefills(BatchPlan& plan, StepBudget& budget) {
     });
   }
   for (Sequence* sequence : candidates) {
-    // Most of the step is kept for a share that goes first and waits.
     const int32_t kept =
-        has_earlier_waiting(sequence->share) ? 7 * (budget.whole_prefill_tokens / 8) : 0;
+        std::min(budget.prefill_tokens, count_tokens_waiting_before(sequence->share));
     budget.prefill_tokens -= kept;
     plan_chunk(*sequence, plan, budget);
     budget.prefill_tokens += kept;
@@ -310,6 +308,8 @@ void Scheduler::Impl::plan_chunk(Sequence& sequence, BatchPlan& plan, StepBudget
   if (scores)
     budget.scoring_logits -= end - begin;
   budget.work.add_chunk(begin, end);
+  if (shares.num_busy() > 1 && step_time.is_ready() && shares.is_least(sequence.share))
+    budget.leading_seconds = kHardlyLonger * step_time.prefill_seconds(budget.work);
 }
 
 /// Where a chunk that starts after `computed` tokens ends; `computed` when there is no room for it.
@@ -322,6 +322,10 @@ int32_t Scheduler::Impl::chunk_end(const Sequence& sequence,
     // Unchunked prompts wait for a step of their own, which max_prefill_tokens does not bound.
     if (remaining > room)
       room = budget.work.prefill_tokens > 0 ? 0 : budget.step_tokens;
+  } else if (budget.leading_seconds > 0.0 && !shares.is_least(sequence.share)) {
+    // Others ride along with the prompt of the share that goes first, and don't hold it up.
+    room = step_time.tokens_within(
+        budget.leading_seconds, budget.work, computed, std::max(0, std::min(room, remaining)));
   } else if (is_bound(sequence, budget)) {
     room = std::min(room, budget.bounded_prefill_tokens - budget.work.prefill_tokens);
     const int32_t in_time = step_time.tokens_within(

@@ -17,8 +17,11 @@ void Scheduler::Impl::commit(const StepResult& result, double step_seconds) {
   PlannedStep step = std::move(in_flight.front());
   in_flight.erase(in_flight.begin());
   HADAL_CHECK(step.step_id == result.step_id, "scheduler: results out of order");
-  if (step_seconds > 0.0)
+  if (step_seconds > 0.0) {
     step_time.observe(step.work, step_seconds);
+    if (step.plan_delay_seconds > 0.0)
+      plan_pace.observe(step.plan_delay_seconds, step_seconds);
+  }
   retired_step_id = step.step_id;
   for (Lease& lease : step.copy_sources)
     cache.release(lease);

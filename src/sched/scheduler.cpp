@@ -170,6 +170,15 @@ bool Scheduler::plan_next(BatchPlan& plan) {
   return is_planned;
 }
 
+double Scheduler::plan_delay_seconds(double host_seconds) {
+  if (impl_->in_flight.size() != 1 || !impl_->step_time.is_ready())
+    return 0.0;
+  PlannedStep& step = impl_->in_flight.front();
+  step.plan_delay_seconds =
+      impl_->plan_pace.delay(impl_->step_time.known_seconds(step.work), host_seconds);
+  return step.plan_delay_seconds;
+}
+
 void Scheduler::commit(const StepResult& result, double step_seconds) {
   impl_->commit(result, step_seconds);
 #if HADAL_DEBUG_CHECKS

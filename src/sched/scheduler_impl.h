@@ -37,6 +37,7 @@ struct PlannedStep {
   std::vector<Row> rows;
   std::vector<Lease> copy_sources;
   StepWork work;
+  double plan_delay_seconds = 0.0;  ///< that was asked for of the plan after it
 };
 
 /// What is left of a step's limits while its plan is made.
@@ -44,13 +45,13 @@ struct StepBudget {
   int32_t prefill_tokens = 0;        ///< of max_prefill_tokens and chunked_prefill_tokens
   int32_t step_tokens = 0;           ///< of max_step_tokens
   int32_t scoring_logits = 0;        ///< of max_step_logits, what sampling rows can never need
-  int32_t whole_prefill_tokens = 0;  ///< prefill_tokens at the start
   double target_seconds = 0.0;       ///< for all prefill of the step; 0 = no target
   int32_t least_prefill_tokens = 0;  ///< that it may have however slow they are
   /// With a target: that sequences which is_bound() may have in all.
   int32_t bounded_prefill_tokens = std::numeric_limits<int32_t>::max();
-  double least_served = 0.0;  ///< of the busy shares
-  StepWork work;              ///< so far
+  /// With chunks of the share that goes first: what the step's prefill may take with all others.
+  double leading_seconds = 0.0;
+  StepWork work;  ///< so far
 };
 
 /// Waiting sequences of one share while the next to admit are chosen.
@@ -102,7 +103,7 @@ struct Scheduler::Impl {
   void merge_groups();
   void enqueue(Sequence& sequence);
   void dequeue(Sequence& sequence);
-  bool has_earlier_waiting(ShareId share) const;
+  int32_t count_tokens_waiting_before(ShareId share) const;
   bool bring_back(Sequence& sequence, const BatchPlan& plan);
   void bring_back_ahead(const BatchPlan& plan);
   bool keeps_guarantee(const Sequence& sequence) const;
@@ -153,6 +154,7 @@ struct Scheduler::Impl {
   std::set<std::pair<TimePoint, RequestId>> deadlines;
   TimePoint now{};
   StepTimeModel step_time;
+  PlanPace plan_pace;
   std::vector<Sequence*> slots;  ///< by SlotId; null = free
   std::vector<SlotId> free_slots;
   std::vector<PlannedStep> in_flight;  ///< oldest first

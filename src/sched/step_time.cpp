@@ -12,6 +12,10 @@ constexpr double kPairScale = 1e-3;     ///< keeps both columns of the fit in on
 constexpr double kClassFade = 0.2;      ///< of a class's means an observation
 constexpr double kOriginWeight = 0.25;  ///< of a point's; it alone tells the slope from one point
 constexpr int64_t kForgetAfter = 256;   ///< steps with prefill
+constexpr double kMostTrust = 0.97;
+constexpr double kTrustGain = 0.1;  ///< of what is missing, a step that ended after its plan
+constexpr double kTrustLoss = 0.7;  ///< times, a step that nearly ended before it
+constexpr double kPlanSlackSeconds = 0.5e-3;  ///< between a plan's submission and its turn
 
 }  // namespace
 
@@ -43,6 +47,18 @@ void FadingFit::solve() {
   const bool is_first = gain0 >= gain1 * (1.0 - 1e-6);
   a0_ = is_first && s00_ > 0.0 ? std::max(0.0, t0_ / s00_) : 0.0;
   a1_ = !is_first && s11 > 0.0 ? std::max(0.0, t1_ / s11) : 0.0;
+}
+
+double PlanPace::delay(double step_seconds, double host_seconds) const {
+  const double latest = step_seconds - host_seconds - 2.0 * kPlanSlackSeconds;
+  return std::max(0.0, std::min(trust_ * step_seconds, latest));
+}
+
+void PlanPace::observe(double delay, double seconds) {
+  if (seconds < delay + kPlanSlackSeconds)
+    trust_ *= kTrustLoss;
+  else
+    trust_ += kTrustGain * (kMostTrust - trust_);
 }
 
 void StepTimeModel::observe(const StepWork& work, double seconds) {
@@ -110,6 +126,13 @@ double StepTimeModel::decode_seconds(int32_t num_decodes) const {
 
 double StepTimeModel::prefill_seconds(const StepWork& work) const {
   return curve_at(work.prefill_tokens) + within_class_.a1() * kPairScale * work.prefill_pairs;
+}
+
+double StepTimeModel::known_seconds(const StepWork& work) const {
+  double seconds = decode_seconds(work.num_decodes);
+  if (work.prefill_tokens > 0 && num_points_ > 0)
+    seconds += curve_at(std::min<double>(work.prefill_tokens, points_[num_points_ - 1].tokens));
+  return seconds;
 }
 
 int32_t StepTimeModel::tokens_within(double seconds,

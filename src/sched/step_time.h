@@ -56,6 +56,22 @@ class FadingFit {
   double a1_ = 0.0;
 };
 
+/// When to plan a step ahead: as late as the device allows, so that the plan has all that arrived
+/// until then, and not so late that the device waits for it. The prediction of the running step is
+/// believed as far as earlier ones were right.
+class PlanPace {
+ public:
+  /// Seconds after the start of a step, predicted to take `step_seconds`, at which the next plan,
+  /// which takes the host `host_seconds`, is due; 0 = at once.
+  double delay(double step_seconds, double host_seconds) const;
+
+  /// A step took `seconds`, and the plan after it was due `delay` > 0 after its start.
+  void observe(double delay, double seconds);
+
+ private:
+  double trust_ = 0.5;  ///< part of a prediction within which no step ends
+};
+
 /// Arithmetic only; one thread; allocates nothing.
 class StepTimeModel {
  public:
@@ -65,6 +81,9 @@ class StepTimeModel {
   bool is_ready() const { return decode_.has_evidence() && num_points_ > 0; }
 
   double decode_seconds(int32_t num_decodes) const;
+
+  /// Of the whole step, no more than steps have lately been seen to take.
+  double known_seconds(const StepWork& work) const;
   /// What the prefill of a step adds to its decodes.
   double prefill_seconds(const StepWork& work) const;
   /// Most tokens of prefill from position `begin` on, up to `most`, with which the prefill of a

@@ -35,6 +35,7 @@ struct Slot {
 
 struct DeviceStep {
   StepResult result;
+  double start_s = 0.0;
   double end_s = 0.0;
   double seconds = 0.0;
 };
@@ -68,6 +69,7 @@ class Simulation {
 
   SimResult run() {
     while (true) {
+      wait_to_plan();
       take_arrivals();
       if (!scheduler_.has_work()) {
         if (arrivals_.empty())
@@ -125,6 +127,14 @@ class Simulation {
       tenant.second_tokens = 0.0;
       tenant.waited_throughout = tenant.num_waiting > 0;
     }
+  }
+
+  /// The device works on a step: the next one is planned as late as its end allows.
+  void wait_to_plan() {
+    if (device_.size() != 1 || config_.scheduler.max_steps_in_flight < 2)
+      return;
+    const double delay_s = scheduler_.plan_delay_seconds(config_.host_step_s);
+    move_to(std::max(now_s_, device_.front().start_s + delay_s));
   }
 
   void take_arrivals() {
@@ -195,7 +205,8 @@ class Simulation {
     }
     move_to(now_s_ + config_.host_step_s);
     const double seconds = model_.seconds(StepShape::of(plan));
-    device_free_s_ = std::max(now_s_, device_free_s_) + seconds;
+    step.start_s = std::max(now_s_, device_free_s_);
+    device_free_s_ = step.start_s + seconds;
     step.end_s = device_free_s_;
     step.seconds = seconds;
     result_.device_busy_s += seconds;

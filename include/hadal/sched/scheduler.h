@@ -98,6 +98,10 @@ class Scheduler {
   /// The same into `plan`, whose memory is reused: in steady decode nothing is allocated. False =
   /// nothing; `plan` is then empty.
   bool plan_next(BatchPlan& plan);
+  /// With one plan out: how long after the start of its step the next should be made, so that what
+  /// arrives until then is in it and the device still finds it in time. 0 = now, as without step
+  /// times (see commit()). `host_seconds` is what a plan takes from plan_next() to the device.
+  double plan_delay_seconds(double host_seconds);
   /// Takes the result of the oldest plan that is out. `step_seconds` is how long the device worked
   /// on it alone, 0 = unknown; prefill budgets are learned from it.
   void commit(const StepResult& result, double step_seconds = 0.0);

@@ -1,8 +1,8 @@
 // The production scheduler on a modelled device under a fake clock: what a trace would have met.
 //
 // The loop is the engine's: with two steps in flight the host plans one step while the device works
-// on the other, arrivals are seen between steps, and a request beyond the queue's bounds is
-// refused. Same trace, same answers, on any machine.
+// on the other, arrivals are seen when a step is planned, and a request beyond the queue's bounds
+// is refused. Same trace, same answers, on any machine.
 #pragma once
 
 #include <array>

@@ -102,24 +102,61 @@ struct Driver {
   std::map<RequestId, std::string> errors;
 };
 
-TEST_CASE("FairShares: idle time earns nothing and newcomers owe nothing", "[sched]") {
+TEST_CASE("FairShares: newcomers owe nothing, and idle time earns one long request", "[sched]") {
+  constexpr double kCredit = FairShares::kCredit;
   FairShares shares;
   const ShareId a = shares.open("a", 1.0);
-  shares.charge(a, 100.0);
+  shares.charge(a, kCredit + 100.0);
   const ShareId b = shares.open("b", 2.0);
   CHECK(shares.served(b) == 100.0);
+  CHECK(shares.is_least(b));
+  CHECK_FALSE(shares.is_least(a));
   shares.charge(b, 100.0);
   CHECK(shares.served(b) == 150.0);
+  // The credit of one is no credit for the next.
+  const ShareId c = shares.open("c", 1.0);
+  CHECK(shares.served(c) == 100.0);
+  shares.close(c);
   shares.close(b);
   CHECK(shares.num_busy() == 1);
-  shares.charge(a, 500.0);
+  shares.charge(a, 10.0 * kCredit);
   CHECK(shares.open("b", 2.0) == b);
-  CHECK(shares.served(b) == 600.0);
+  CHECK(shares.served(b) == 10.0 * kCredit + 100.0);
+  // Who has used its share has no credit, idle or not.
+  shares.charge(b, 4.0 * kCredit);
+  shares.close(b);
+  CHECK(shares.open("b", 2.0) == b);
+  CHECK(shares.served(b) == 12.0 * kCredit + 100.0);
+  // Nor has anyone for the time in which nobody was busy.
   shares.close(a);
   shares.close(b);
+  CHECK(shares.open("c", 1.0) == c);
+  CHECK(shares.served(c) == 11.0 * kCredit + 100.0);
+  shares.close(c);
   for (int i = 0; i < 10'000; ++i)
     shares.close(shares.open(std::to_string(i), 1.0));
   CHECK(shares.num_known() <= 4096);
+}
+
+TEST_CASE("PlanPace: a plan is due shortly before its turn, and never after steps that vary",
+          "[sched]") {
+  PlanPace pace;
+  CHECK(pace.delay(0.0005, 0.0) == 0.0);  // nothing to gain
+  for (int i = 0; i < 100; ++i)
+    pace.observe(pace.delay(0.040, 0.0002), 0.040);
+  const double steady = pace.delay(0.040, 0.0002);
+  CHECK(steady > 0.9 * 0.040);
+  CHECK(steady < 0.040 - 0.0002 - 0.0005);
+  CHECK(pace.delay(0.040, 0.010) < 0.030);
+  // Half of the steps end at 60 % of what was predicted.
+  int num_late = 0;
+  for (int i = 0; i < 200; ++i) {
+    const double delay = pace.delay(0.040, 0.0002);
+    const double seconds = i % 2 == 0 ? 0.024 : 0.040;
+    num_late += i >= 20 && seconds < delay ? 1 : 0;
+    pace.observe(delay, seconds);
+  }
+  CHECK(num_late <= 30);
 }
 
 TEST_CASE("Scheduler: a quiet key is served next, whatever a loud one has queued", "[sched]") {

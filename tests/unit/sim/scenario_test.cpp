@@ -50,13 +50,26 @@ TEST_CASE("Scenario: a tenant beside one that floods is served at once and never
     const auto result = measure_two_tenants(group_config(), r1_group_model(), rate, 60.0);
     REQUIRE(result);
     const TwoTenantsResult& tenants = result.value();
-    INFO(rate << "/s: alone " << tenants.solo.ttft.p99 << " s, beside " << tenants.quiet.ttft.p99);
     CHECK(tenants.quiet.num_rejected == 0);
     CHECK(tenants.quiet.num_finished == tenants.solo.num_finished);
-    // What running steps cost anyone, in place of the idle machine's few milliseconds.
-    CHECK(tenants.quiet.ttft.p99 <= 1.5 * tenants.solo.ttft.p99 + 0.1);
+    CHECK(tenants.quiet.ttft.p99 <= 2.0 * tenants.solo.ttft.p99);
   }
 }
+
+#ifndef HADAL_SANITIZED  // minutes there
+TEST_CASE("Scenario: a tenant beside a hundred times its load waits half as long again at most",
+          "[sim]") {
+  // Long enough for a p99 of two hundred requests; the group serves 24 requests a second.
+  const double rate = GENERATE(5.0, 15.0);
+  const auto result = measure_two_tenants(group_config(), r1_group_model(), rate, 1'500.0);
+  REQUIRE(result);
+  const TwoTenantsResult& tenants = result.value();
+  INFO(rate << "/s: alone " << tenants.solo.ttft.p99 << " s, beside " << tenants.quiet.ttft.p99);
+  CHECK(tenants.quiet.num_rejected == 0);
+  CHECK(tenants.loud.num_finished > 90 * tenants.quiet.num_finished);
+  CHECK(tenants.stretch() <= 1.5);
+}
+#endif
 
 TEST_CASE("Scenario: what the bound on decode steps costs under load", "[sim]") {
   const auto trace = make_workload({"two-tenants", 1, 40.0, 18.0, 1.0});
