@@ -27,6 +27,13 @@ struct Run {
   double wall_s = 0.0;
 };
 
+struct Traffic {
+  const char* kind = "";
+  double requests_per_s = 0.0;
+  double duration_s = 0.0;
+  const char* file = "";
+};
+
 constexpr int64_t kUnlimitedTokens = 40'000'000;
 
 class SchedBench {
@@ -40,15 +47,17 @@ class SchedBench {
     ordered_json out;
     out["reuse"] = ordered_json::array();
     // At light load every request is admitted at once; under load the policy chooses.
-    const std::pair<const char*, double> workloads[] = {{"sharegpt", 2.0},
-                                                        {"agents", 0.4},
-                                                        {"agents", 1.2},
-                                                        {"fan-out", 4.0},
-                                                        {"long-document", 1.5},
-                                                        {"long-document", 8.0},
-                                                        {"cyclic-scan", 1.5}};
-    for (const auto& [kind, rate] : workloads) {
-      HADAL_RETURN_IF_ERROR(add_reuse(kind, rate, out["reuse"]));
+    // Those with a file's name are committed in bench/sched/traces.
+    const Traffic traffic[] = {{"sharegpt", 2.0, 300.0, "chats"},
+                               {"readers", 0.5, 600.0, "readers"},
+                               {"agents", 0.4, 600.0, ""},
+                               {"agents", 1.2, 600.0, ""},
+                               {"fan-out", 4.0, 600.0, ""},
+                               {"long-document", 12.0, 60.0, "documents"},
+                               {"long-document", 1.5, 600.0, "documents-light"},
+                               {"cyclic-scan", 1.5, 300.0, "cyclic-scan"}};
+    for (const Traffic& each : traffic) {
+      HADAL_RETURN_IF_ERROR(add_reuse(each, out["reuse"]));
     }
     for (const double max_wait_s : {0.0, config_.engine.max_queue_wait_s}) {
       HADAL_RETURN_IF_ERROR(add_overload(max_wait_s, out["overload"]));
@@ -83,8 +92,8 @@ class SchedBench {
   }
 
   /// One workload: a pool that holds everything, and a quarter of that, under lpm and fcfs.
-  Status add_reuse(const char* kind, double rate, ordered_json& out) {
-    auto trace = make(kind, rate, 600.0);
+  Status add_reuse(const Traffic& traffic, ordered_json& out) {
+    auto trace = make(traffic.kind, traffic.requests_per_s, traffic.duration_s);
     if (!trace) {
       return trace.error();
     }
@@ -96,7 +105,9 @@ class SchedBench {
     }
     const int32_t working_set = whole.value().report.bounds.num_pages;
     ordered_json entry = {{"workload", trace.value().name},
-                          {"requests_per_s", rate},
+                          {"requests_per_s", traffic.requests_per_s},
+                          {"duration_s", traffic.duration_s},
+                          {"trace", traffic.file},
                           {"working_set_pages", working_set}};
     for (const double share : {1.0, 0.25}) {
       // Running requests need room beside what is cached.
@@ -133,8 +144,8 @@ class SchedBench {
             stderr,
             "%-14s %4.1f/s %-7s %-7s hit %6.2f %%  infinite %6.2f %%  Belady %6.2f %%  whole "
             "prompts %6.2f %%  TTFT p50 %8.1f p99 %9.1f ms\n",
-            kind,
-            rate,
+            traffic.kind,
+            traffic.requests_per_s,
             share_name,
             policy_name,
             100.0 * report.hit_rate,
@@ -186,12 +197,12 @@ class SchedBench {
     return ok_status();
   }
 
-  /// The quiet tenant alone, and next to one that sends a hundred times as much; at a load that is
+  /// The quiet tenant alone, and next to one that sends a hundred times as much; at loads that are
   /// served, and at twice what can be.
   Status add_tenants(ordered_json& out) {
-    for (const double rate : {20.0, 50.0}) {
+    for (const double rate : {5.0, 10.0, 15.0, 20.0, 50.0}) {
       auto result =
-          sim::measure_two_tenants(make_sim_config(config_, kGroupKvTokens), model_, rate, 300.0);
+          sim::measure_two_tenants(make_sim_config(config_, kGroupKvTokens), model_, rate, 1'500.0);
       if (!result) {
         return result.error();
       }

@@ -138,8 +138,8 @@ Report make_report(const Trace& trace, const SimResult& result, const Slo& slo, 
   add_latencies(result, slo, report);
   add_tenants(trace, result, report);
   std::stable_sort(order.begin(), order.end(), [&](int32_t a, int32_t b) {
-    return result.requests[static_cast<size_t>(a)].arrival_s <
-           result.requests[static_cast<size_t>(b)].arrival_s;
+    return result.requests[static_cast<size_t>(a)].admitted_s <
+           result.requests[static_cast<size_t>(b)].admitted_s;
   });
   report.bounds = compute_bounds(trace, order, num_pages);
   report.num_retractions = result.scheduler.num_retractions;

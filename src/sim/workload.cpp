@@ -139,6 +139,25 @@ void make_long_document(Builder& b) {
   }
 }
 
+/// Readers of 120 documents, popular as Zipf says: each asks a question, and then some more.
+void make_readers(Builder& b) {
+  constexpr int32_t kDocuments = 120;
+  const Zipf zipf(kDocuments, 1.0);
+  std::vector<int32_t> lengths;
+  for (int32_t i = 0; i < kDocuments; ++i)
+    lengths.push_back(b.length(6'000, 0.6, 1'000, 30'000));
+  const double gap = 1.0 / b.rate(0.5);
+  for (double t = b.random.exponential(gap); t < b.duration_s(); t += b.random.exponential(gap)) {
+    SimRequest first;
+    first.arrival_s = t;
+    const int32_t document = zipf.draw(b.random);
+    first.prompt.push_back(
+        {b.shared(static_cast<uint64_t>(document)), 0, lengths[static_cast<size_t>(document)]});
+    first.prompt.push_back({b.fresh(), 0, b.length(40, 0.6, 8, 400)});
+    add_conversation(b, std::move(first), {0.67, 20.0, 40, 0.6, 160, 0.7});
+  }
+}
+
 /// Agents of five kinds: a long prompt of instructions and tools, a task, then many short turns
 /// that each bring a tool's result.
 void make_agents(Builder& b) {
@@ -216,6 +235,7 @@ void make_two_tenants(Builder& b) {
 constexpr WorkloadKind kKinds[] = {
     {"sharegpt", "chats of one or several turns over 20 short system prompts"},
     {"long-document", "questions about 60 shared documents, popular as Zipf says"},
+    {"readers", "several questions each about 120 shared documents, popular as Zipf says"},
     {"agents", "agent loops: long instructions, growing conversations, short pauses"},
     {"fan-out", "16 questions at once about one of 12 long system prompts"},
     {"bursts", "chats whose rate jumps fifteenfold"},
@@ -226,6 +246,7 @@ constexpr WorkloadKind kKinds[] = {
 
 constexpr void (*kMakers[])(Builder&) = {make_sharegpt,
                                          make_long_document,
+                                         make_readers,
                                          make_agents,
                                          make_fan_out,
                                          make_bursts,

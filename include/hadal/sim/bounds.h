@@ -1,7 +1,8 @@
 // How much of a trace's prompts any cache could have served, to hold a hit rate against.
 //
-// Requests count in order of arrival, and an answer counts as known when its request arrives: the
-// first two are upper bounds for every scheduler that keeps this order.
+// Requests count in the order in which they were admitted, and an answer counts as known from then
+// on: the first two are upper bounds for every cache under this order. A parent is used whenever
+// its child is, so what Belady's rule keeps is always a tree, and its page bound is met exactly.
 #pragma once
 
 #include <cstdint>
@@ -29,7 +30,7 @@ struct ReuseBounds {
   }
 };
 
-/// `order`: indices of the requests that count, by arrival.
+/// `order`: indices of the requests that count, as they were admitted.
 ReuseBounds compute_bounds(const Trace& trace,
                            const std::vector<int32_t>& order,
                            int32_t num_pages);

@@ -23,7 +23,7 @@ struct WorkloadKind {
   std::string_view help;
 };
 
-/// sharegpt, long-document, agents, fan-out, bursts, group-hour, cyclic-scan, two-tenants.
+/// sharegpt, long-document, readers, agents, fan-out, bursts, group-hour, cyclic-scan, two-tenants.
 std::span<const WorkloadKind> workload_kinds();
 
 /// not_found lists the kinds.
