@@ -66,6 +66,8 @@ class SerialRunner final : public Runner {
 
   Result<StepResult> wait() override { return runner_->wait(); }
 
+  StepCounts step_counts() const override { return runner_->step_counts(); }
+
  private:
   std::unique_ptr<Runner> runner_;
   RunnerLimits limits_;

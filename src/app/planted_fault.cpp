@@ -17,6 +17,8 @@ class FaultyRunner final : public Runner {
 
   Status submit(const BatchPlan& plan) override { return runner_->submit(plan); }
 
+  StepCounts step_counts() const override { return runner_->step_counts(); }
+
   Result<StepResult> wait() override {
     auto result = runner_->wait();
     if (!result || result.value().step_id < fault_.step_id) {

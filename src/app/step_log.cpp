@@ -18,6 +18,8 @@ class StepLog::CountingRunner final : public Runner {
 
   Status submit(const BatchPlan& plan) override { return runner_->submit(plan); }
 
+  StepCounts step_counts() const override { return runner_->step_counts(); }
+
   Result<StepResult> wait() override {
     auto result = runner_->wait();
     if (result) {

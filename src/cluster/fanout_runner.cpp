@@ -52,6 +52,8 @@ class Fanout final : public FanoutRunner {
     return own_->submit(plan);
   }
 
+  StepCounts step_counts() const override { return own_->step_counts(); }
+
   Result<StepResult> wait() override {
     auto result = own_->wait();
     if (!result) {

@@ -56,6 +56,8 @@ class RecordingRunner final : public Runner {
     return runner_->submit(plan);
   }
 
+  StepCounts step_counts() const override { return runner_->step_counts(); }
+
   Result<StepResult> wait() override {
     auto result = runner_->wait();
     if (result) {

@@ -124,7 +124,8 @@ Status Engine::Impl::retire_step() {
   if (!result)
     return result.error();
   const TimePoint now = clock.now();
-  meter.on_step(std::chrono::duration<double>(now - step_starts.front()).count());
+  meter.on_step(std::chrono::duration<double>(now - step_starts.front()).count(),
+                runner->step_counts());
   // A step that was submitted ahead starts when the one before it has ended.
   const TimePoint start = std::max(step_starts.front(), last_retire);
   step_starts.pop_front();

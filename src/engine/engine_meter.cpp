@@ -11,6 +11,10 @@ double seconds_between(TimePoint from, TimePoint to) {
   return std::chrono::duration<double>(to - from).count();
 }
 
+void count(Counter& counter, int64_t now_at, int64_t before) {
+  counter.add(static_cast<double>(now_at - before));
+}
+
 }  // namespace
 
 MinuteSums::Sums& MinuteSums::at(TimePoint now) {
@@ -72,10 +76,15 @@ void EngineMeter::on_event(const TokenEvent& event, RequestTimes& times, TimePoi
   }
 }
 
+void EngineMeter::on_step(double seconds, const StepCounts& counts) {
+  metrics_.step_seconds.observe(seconds);
+  count(metrics_.steps_replayed_total, counts.replayed, last_counts_.replayed);
+  count(metrics_.steps_plain_decode_total, counts.plain_decodes, last_counts_.plain_decodes);
+  count(metrics_.steps_plain_prefill_total, counts.plain_others, last_counts_.plain_others);
+  last_counts_ = counts;
+}
+
 void EngineMeter::on_stats(const SchedulerStats& stats, int32_t num_queued, TimePoint now) {
-  const auto count = [](Counter& counter, int64_t now_at, int64_t before) {
-    counter.add(static_cast<double>(now_at - before));
-  };
   count(metrics_.retractions_total, stats.num_retractions, last_.num_retractions);
   count(metrics_.evicted_pages_total, stats.num_evicted_pages, last_.num_evicted_pages);
   count(metrics_.host_pages_stored_total, stats.num_pages_to_host, last_.num_pages_to_host);

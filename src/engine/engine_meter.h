@@ -6,6 +6,7 @@
 
 #include <hadal/base/clock.h>
 #include <hadal/metrics/metrics.h>
+#include <hadal/runtime/graph_config.h>
 #include <hadal/sched/request.h>
 #include <hadal/sched/scheduler.h>
 
@@ -52,7 +53,8 @@ class EngineMeter {
   void on_admission(const RequestTimes& times, TimePoint now);
   void on_event(const TokenEvent& event, RequestTimes& times, TimePoint now);
 
-  void on_step(double seconds) { metrics_.step_seconds.observe(seconds); }
+  /// `counts` as the runner has them after this step.
+  void on_step(double seconds, const StepCounts& counts);
 
   /// Sets the gauges; `num_queued` counts requests that the scheduler has not seen yet, too.
   void on_stats(const SchedulerStats& stats, int32_t num_queued, TimePoint now);
@@ -65,6 +67,7 @@ class EngineMeter {
   MinuteSums sums_;
   const double page_bytes_;
   SchedulerStats last_;
+  StepCounts last_counts_;
 };
 
 }  // namespace hadal

@@ -126,6 +126,8 @@ class ModelRunner final : public Runner {
     return std::move(*result);
   }
 
+  StepCounts step_counts() const override { return ranks_.front()->worker->counts(); }
+
  private:
   void submit_plans(size_t index) {
     Rank& rank = *ranks_[index];
@@ -163,7 +165,7 @@ class ModelRunner final : public Runner {
   }
 
   void log_counts() const {
-    const StepCounts counts = ranks_.front()->worker->counts();
+    const StepCounts counts = step_counts();
     if (counts.replayed > 0) {
       log_info("Steps: " + std::to_string(counts.replayed) + " from CUDA graphs, " +
                std::to_string(counts.plain_decodes) + " decodes and " +

@@ -41,6 +41,9 @@ struct Metrics {
   Counter& evicted_page_age_seconds_total;  ///< since their last use; over the pages: the mean age
   Counter& host_pages_stored_total;
   Counter& host_pages_loaded_total;
+  Counter& steps_replayed_total;       ///< forward passes that were CUDA graphs
+  Counter& steps_plain_decode_total;   ///< of decodes, op by op
+  Counter& steps_plain_prefill_total;  ///< with prompt tokens or several tokens of a row, op by op
   Gauge& requests_running;
   Gauge& requests_queued;
   Gauge& pages_total;

@@ -5,6 +5,7 @@
 
 #include <hadal/base/result.h>
 #include <hadal/plan/batch_plan.h>
+#include <hadal/runtime/graph_config.h>
 
 namespace hadal {
 
@@ -35,6 +36,9 @@ class Runner {
   virtual Status submit(const BatchPlan& plan) = 0;
   /// Blocks for the oldest submitted step.
   virtual Result<StepResult> wait() = 0;
+
+  /// Since the start; zeros where there is no model. From any thread.
+  virtual StepCounts step_counts() const { return {}; }
 };
 
 /// `--runner null:STEP_US`: every step takes step_us; the token at (seed, position) is a keyed hash

@@ -93,6 +93,41 @@ TEST_CASE("Engine: a request gets the tokens of its seed and one terminal event"
   }
 }
 
+/// Says that some of its steps were graphs.
+class CountedRunner final : public Runner {
+ public:
+  const RunnerLimits& limits() const override { return runner_->limits(); }
+
+  Status submit(const BatchPlan& plan) override { return runner_->submit(plan); }
+
+  Result<StepResult> wait() override {
+    counts_.replayed += 2;
+    counts_.plain_decodes += 1;
+    counts_.plain_others += 3;
+    return runner_->wait();
+  }
+
+  StepCounts step_counts() const override { return counts_; }
+
+ private:
+  std::unique_ptr<Runner> runner_ = make_null_runner(small_runner());
+  StepCounts counts_;
+};
+
+TEST_CASE("Engine: metrics tell how steps have run", "[engine]") {
+  MetricsRegistry registry("m");
+  Engine engine(EngineConfig{}, std::make_unique<CountedRunner>(), registry.metrics());
+  engine.start();
+  auto sink = std::make_shared<CollectingSink>();
+  REQUIRE(engine.submit(make_request(5, 1), sink));
+  REQUIRE(sink->wait_finished());
+  const std::string text = registry.to_prometheus_text();
+  CHECK_THAT(text, Catch::Matchers::Contains("hadal_steps_replayed_total{model_name=\"m\"} 2"));
+  CHECK_THAT(text, Catch::Matchers::Contains("hadal_steps_plain_decode_total{model_name=\"m\"} 1"));
+  CHECK_THAT(text,
+             Catch::Matchers::Contains("hadal_steps_plain_prefill_total{model_name=\"m\"} 3"));
+}
+
 TEST_CASE("Engine: what cannot run is refused with both numbers", "[engine]") {
   MetricsRegistry registry("m");
   Engine engine(EngineConfig{}, make_null_runner(small_runner()), registry.metrics());
