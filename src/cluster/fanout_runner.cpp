@@ -139,6 +139,9 @@ class Fanout final : public FanoutRunner {
   StepDeadline deadline_;           ///< under mutex_
 };
 
+constexpr std::chrono::microseconds kIdlePoll = std::chrono::seconds(1);
+constexpr std::chrono::microseconds kBusyPoll{200};  ///< most that an answer is late by
+
 /// The rank's end of one plan stream.
 class Follower {
  public:
@@ -150,12 +153,15 @@ class Follower {
     const auto max_in_flight = static_cast<size_t>(runner_.limits().max_steps_in_flight);
     while (board_.end_reason() == EndReason::none) {
       const TimePoint now = system_clock().now();
-      const bool may_wait = in_flight_.empty();
-      if (in_flight_.size() < max_in_flight &&
-          board_.read(rank_, bytes, may_wait ? now + std::chrono::seconds(1) : now)) {
+      const bool has_room = in_flight_.size() < max_in_flight;
+      if (has_room && board_.read(rank_, bytes, now)) {
         HADAL_RETURN_IF_ERROR(submit(bytes));
-      } else if (!in_flight_.empty()) {
+      } else if (!in_flight_.empty() && (!has_room || runner_.has_result())) {
         HADAL_RETURN_IF_ERROR(retire());
+      } else if (board_.read(rank_, bytes, now + (in_flight_.empty() ? kIdlePoll : kBusyPoll))) {
+        // While a step runs its successor mostly comes: it should be on the device before that
+        // ends.
+        HADAL_RETURN_IF_ERROR(submit(bytes));
       }
     }
     return ok_status();

@@ -54,8 +54,13 @@ class Queue {
     return value;
   }
 
+  bool is_empty() const {
+    const std::lock_guard lock(mutex_);
+    return values_.empty();
+  }
+
  private:
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::deque<T> values_;
   bool is_closed_ = false;
@@ -127,6 +132,8 @@ class ModelRunner final : public Runner {
   }
 
   StepCounts step_counts() const override { return ranks_.front()->worker->counts(); }
+
+  bool has_result() const override { return !results_.is_empty(); }
 
  private:
   void submit_plans(size_t index) {

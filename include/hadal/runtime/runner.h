@@ -37,6 +37,9 @@ class Runner {
   /// Blocks for the oldest submitted step.
   virtual Result<StepResult> wait() = 0;
 
+  /// False when wait would block now; a runner that cannot tell says true.
+  virtual bool has_result() const { return true; }
+
   /// Since the start; zeros where there is no model. From any thread.
   virtual StepCounts step_counts() const { return {}; }
 };

@@ -1,5 +1,6 @@
 // An engine on rank 0 with followers that map the same board: equal answers, and every way in which
 // a follower can be wrong.
+#include <atomic>
 #include <thread>
 
 #include <hadal/cluster/fanout_runner.h>
@@ -46,6 +47,32 @@ class WrongRunner final : public Runner {
  private:
   uint64_t step_id_;
   std::unique_ptr<Runner> own_;
+};
+
+/// Has no result before two steps are submitted; notes whether it was waited for all the same.
+class PairRunner final : public Runner {
+ public:
+  explicit PairRunner(std::atomic<bool>& was_waited_early)
+      : was_waited_early_(was_waited_early), own_(make_null_runner(null_config())) {}
+
+  const RunnerLimits& limits() const override { return own_->limits(); }
+
+  Status submit(const BatchPlan& plan) override {
+    ++num_submitted_;
+    return own_->submit(plan);
+  }
+
+  Result<StepResult> wait() override {
+    was_waited_early_ = was_waited_early_ || !has_result();
+    return own_->wait();
+  }
+
+  bool has_result() const override { return num_submitted_ >= 2; }
+
+ private:
+  std::atomic<bool>& was_waited_early_;
+  std::unique_ptr<Runner> own_;
+  int32_t num_submitted_ = 0;
 };
 
 /// A board with `world` ranks; rank r > 0 follows on a thread with its own mapping.
@@ -111,6 +138,33 @@ TEST_CASE("fan-out: five ranks answer as one", "[cluster]") {
     CHECK(world.board->last_acked(rank) >= last);
   }
   engine.drain_and_stop(TimePoint::max());
+}
+
+TEST_CASE("fan-out: a rank takes the next plan while a step runs", "[cluster]") {
+  std::atomic<bool> was_waited_early{false};
+  World world(2);
+  world.follow(1, std::make_unique<PairRunner>(was_waited_early));
+  auto runner = make_fanout_runner(make_null_runner(null_config()), *world.board, {});
+  BatchPlan plan;
+  plan.step_id = 1;
+  SlotUpdate update;
+  update.reset = SlotReset{};
+  update.reset->num_prompt_tokens = 1;
+  update.append_pages = {0};
+  plan.slot_updates = {update};
+  plan.rows = {{0, 0, 1, AttentionForm::prompt, 1, true}};
+  plan.tokens = {3};
+  REQUIRE(runner->submit(plan));
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));  // long enough to wait too early
+  BatchPlan next;
+  next.step_id = 2;
+  next.rows = {{0, 1, 1, AttentionForm::generated, 1, true}};
+  next.tokens = {kTokenFromDevice};
+  REQUIRE(runner->submit(next));
+  REQUIRE(runner->wait());
+  REQUIRE(runner->wait());
+  CHECK_FALSE(was_waited_early);
+  CHECK(world.board->last_acked(1) == 2);
 }
 
 TEST_CASE("fan-out: a rank that samples another id ends the group", "[cluster]") {
