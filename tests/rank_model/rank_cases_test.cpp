@@ -228,13 +228,14 @@ constexpr size_t kShortPrompt = 400;
 
 TEST_CASE("process ranks: hadal-mini answers short prompts alike", "[all_cases]") {
   const std::vector<Case> cases = read_cases({.longest_prompt = kShortPrompt});
-  CHECK(cases.size() == 178);
+  CHECK(cases.size() >= 100);
   check_cases(cases);
 }
 
 TEST_CASE("process ranks: hadal-mini answers long prompts alike", "[all_cases]") {
   const std::vector<Case> cases = read_cases({.shortest_prompt = kShortPrompt + 1});
-  CHECK(cases.size() == 22);
+  CHECK(cases.size() >= 10);
+  CHECK(cases.size() + read_cases({.longest_prompt = kShortPrompt}).size() == 200);
   check_cases(cases);
 }
 
