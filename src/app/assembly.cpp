@@ -66,6 +66,8 @@ class SerialRunner final : public Runner {
 
   Result<StepResult> wait() override { return runner_->wait(); }
 
+  double launch_seconds() const override { return runner_->launch_seconds(); }
+
   StepCounts step_counts() const override { return runner_->step_counts(); }
 
  private:

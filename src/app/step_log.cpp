@@ -18,6 +18,8 @@ class StepLog::CountingRunner final : public Runner {
 
   Status submit(const BatchPlan& plan) override { return runner_->submit(plan); }
 
+  double launch_seconds() const override { return runner_->launch_seconds(); }
+
   StepCounts step_counts() const override { return runner_->step_counts(); }
 
   Result<StepResult> wait() override {

@@ -52,6 +52,8 @@ class Fanout final : public FanoutRunner {
     return own_->submit(plan);
   }
 
+  double launch_seconds() const override { return own_->launch_seconds(); }
+
   StepCounts step_counts() const override { return own_->step_counts(); }
 
   Result<StepResult> wait() override {

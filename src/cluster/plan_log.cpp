@@ -56,6 +56,8 @@ class RecordingRunner final : public Runner {
     return runner_->submit(plan);
   }
 
+  double launch_seconds() const override { return runner_->launch_seconds(); }
+
   StepCounts step_counts() const override { return runner_->step_counts(); }
 
   Result<StepResult> wait() override {

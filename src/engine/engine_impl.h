@@ -105,7 +105,7 @@ struct Engine::Impl {
   std::unordered_map<RequestId, Request> requests;
   std::deque<TimePoint> step_starts;
   TimePoint last_retire{};
-  double host_seconds = 0.0;  ///< of a plan and its submission, the longest of late
+  double host_seconds = 0.0;  ///< of a plan and its way to the device, the longest of late
   BatchPlan plan;             ///< its memory is used again every step
   std::vector<Submission> new_submissions;
   std::vector<RequestId> new_cancels;

@@ -109,7 +109,7 @@ Status Engine::Impl::run_step() {
     step_starts.push_back(now);
     HADAL_RETURN_IF_ERROR(runner->submit(plan));
     const std::chrono::duration<double> spent = clock.now() - now;
-    host_seconds = std::max(0.9 * host_seconds, spent.count());
+    host_seconds = std::max(0.9 * host_seconds, spent.count() + runner->launch_seconds());
     if (scheduler.num_in_flight() < scheduler_config.max_steps_in_flight)
       return ok_status();  // the host plans the next step while this one runs
   }

@@ -5,6 +5,8 @@
 // A rank has two threads: one gives plans to the device as soon as they come, the other waits for
 // their results. So the next step is on the device's stream before the last one has ended.
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <deque>
 #include <mutex>
@@ -87,7 +89,10 @@ class ModelRunner final : public Runner {
   ModelRunner(std::vector<std::unique_ptr<Rank>> ranks,
               const RunnerLimits& limits,
               KvPool host_pool)
-      : host_pool_(std::move(host_pool)), ranks_(std::move(ranks)), limits_(limits) {
+      : host_pool_(std::move(host_pool)),
+        ranks_(std::move(ranks)),
+        limits_(limits),
+        is_given_(ranks_.front()->worker->backend().device().type != DeviceType::cpu) {
     for (size_t r = 0; r < ranks_.size(); ++r) {
       for (size_t i = 0; i < kStepsInFlightMost; ++i) {
         ranks_[r]->room.push(true);
@@ -131,6 +136,8 @@ class ModelRunner final : public Runner {
     return std::move(*result);
   }
 
+  double launch_seconds() const override { return launch_seconds_.load(); }
+
   StepCounts step_counts() const override { return ranks_.front()->worker->counts(); }
 
   bool has_result() const override { return !results_.is_empty(); }
@@ -142,7 +149,12 @@ class ModelRunner final : public Runner {
       // Another rank may be slower than rank 0, whose results the engine counts.
       rank.room.pop();
       const auto failure = group_failure();
+      const auto start = std::chrono::steady_clock::now();
       rank.submitted.push(failure ? Status(*failure) : rank.worker->submit(**plan));
+      if (index == 0 && is_given_) {
+        const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - start;
+        launch_seconds_ = std::max(0.9 * launch_seconds_, spent.count());
+      }
     }
     rank.submitted.close();
   }
@@ -198,6 +210,8 @@ class ModelRunner final : public Runner {
   KvPool host_pool_;  ///< outlives the ranks
   std::vector<std::unique_ptr<Rank>> ranks_;
   RunnerLimits limits_;
+  const bool is_given_;  ///< steps run on a device; the CPU backend runs them while they are given
+  std::atomic<double> launch_seconds_ = 0.0;
   Queue<Result<StepResult>> results_;
   std::mutex failure_mutex_;
   std::optional<Error> failure_;

@@ -40,6 +40,10 @@ class Runner {
   /// False when wait would block now; a runner that cannot tell says true.
   virtual bool has_result() const { return true; }
 
+  /// What giving a step to the device has lately taken at most, beyond submit(): a step that comes
+  /// later than this before the last one ends leaves the device idle. 0 where nothing is given.
+  virtual double launch_seconds() const { return 0.0; }
+
   /// Since the start; zeros where there is no model. From any thread.
   virtual StepCounts step_counts() const { return {}; }
 };

@@ -1,5 +1,6 @@
 // The engine on the null runner and on runners that fail: one terminal event for everyone, bounded
 // queues, orderly ends.
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <ctime>
@@ -126,6 +127,56 @@ TEST_CASE("Engine: metrics tell how steps have run", "[engine]") {
   CHECK_THAT(text, Catch::Matchers::Contains("hadal_steps_plain_decode_total{model_name=\"m\"} 1"));
   CHECK_THAT(text,
              Catch::Matchers::Contains("hadal_steps_plain_prefill_total{model_name=\"m\"} 3"));
+}
+
+/// Steps of 20 ms that would take a second to give to a device; notes how long after the last
+/// result each step came that was planned ahead.
+class SlowLaunchRunner final : public Runner {
+ public:
+  explicit SlowLaunchRunner(std::vector<double>& waits) : waits_(waits) {
+    NullRunnerConfig config = small_runner();
+    config.step_us = 20'000;
+    runner_ = make_null_runner(config);
+  }
+
+  const RunnerLimits& limits() const override { return runner_->limits(); }
+
+  Status submit(const BatchPlan& plan) override {
+    if (num_in_flight_++ == 1) {
+      const auto now = std::chrono::steady_clock::now();
+      waits_.push_back(std::chrono::duration<double>(now - last_result_).count());
+    }
+    return runner_->submit(plan);
+  }
+
+  Result<StepResult> wait() override {
+    --num_in_flight_;
+    auto result = runner_->wait();
+    last_result_ = std::chrono::steady_clock::now();
+    return result;
+  }
+
+  double launch_seconds() const override { return 1.0; }
+
+ private:
+  std::vector<double>& waits_;
+  std::unique_ptr<Runner> runner_;
+  int32_t num_in_flight_ = 0;
+  std::chrono::steady_clock::time_point last_result_ = std::chrono::steady_clock::now();
+};
+
+TEST_CASE("Engine: a step that takes long to give is planned at once", "[engine]") {
+  std::vector<double> waits;
+  MetricsRegistry registry("m");
+  Engine engine(EngineConfig{}, std::make_unique<SlowLaunchRunner>(waits), registry.metrics());
+  engine.start();
+  auto sink = std::make_shared<CollectingSink>();
+  REQUIRE(engine.submit(make_request(5, 60), sink));
+  REQUIRE(sink->wait_finished());
+  engine.drain_and_stop(TimePoint::max());
+  REQUIRE(waits.size() > 40);
+  std::sort(waits.begin(), waits.end());
+  CHECK(waits[waits.size() / 2] < 0.005);
 }
 
 TEST_CASE("Engine: what cannot run is refused with both numbers", "[engine]") {
