@@ -44,7 +44,9 @@ def schemas_of(path, document):
 def errors_of(path, document):
     """Messages; empty when the document is right."""
     if document["kind"] == "Kustomization":
-        missing = [name for name in document["resources"] if not (path.parent / name).exists()]
+        files = document["resources"] + [
+            file for made in document.get("configMapGenerator", []) for file in made["files"]]
+        missing = [name for name in files if not (path.parent / name).exists()]
         return [f"{name} does not exist" for name in missing]
     names = schemas_of(path, document)
     if names is None:
