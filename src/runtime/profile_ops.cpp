@@ -276,7 +276,8 @@ class ProfilingOps final : public Ops {
 };
 
 ProfilingBackend::ProfilingBackend(std::unique_ptr<Backend> inner)
-    : inner_(std::move(inner)), ops_(std::make_unique<ProfilingOps>(*inner_, inner_->ops())) {}
+    : WrappedBackend(std::move(inner)),
+      ops_(std::make_unique<ProfilingOps>(this->inner(), this->inner().ops())) {}
 
 ProfilingBackend::~ProfilingBackend() = default;
 

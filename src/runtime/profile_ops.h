@@ -6,8 +6,9 @@
 #include <string>
 #include <vector>
 
-#include <hadal/backend/backend.h>
 #include <hadal/ops/ops.h>
+
+#include "wrapped_backend.h"
 
 namespace hadal {
 
@@ -31,7 +32,7 @@ enum class ProfileMode : uint8_t {
 class ProfilingOps;
 
 /// Wraps a backend. The mode decides what the ops do that run, or are captured, from then on.
-class ProfilingBackend final : public Backend {
+class ProfilingBackend final : public WrappedBackend {
  public:
   explicit ProfilingBackend(std::unique_ptr<Backend> inner);
   ~ProfilingBackend() override;
@@ -41,49 +42,9 @@ class ProfilingBackend final : public Backend {
   /// After a step in mode timing has ended.
   std::vector<OpSample> samples() const;
 
-  Device device() const override { return inner_->device(); }
-
-  Numerics numerics() const override { return inner_->numerics(); }
-
-  Result<Buffer> allocate(int64_t size_bytes, MemoryKind kind) override {
-    return inner_->allocate(size_bytes, kind);
-  }
-
-  std::unique_ptr<Stream> create_stream() override { return inner_->create_stream(); }
-
-  std::unique_ptr<Event> create_event() override { return inner_->create_event(); }
-
-  void copy(TensorView dst, ConstTensorView src, Stream& stream) override {
-    inner_->copy(dst, src, stream);
-  }
-
-  MemoryInfo memory_info() const override { return inner_->memory_info(); }
-
-  Result<std::unique_ptr<Weight>> prepare_weight(const WeightSource& source) override {
-    return inner_->prepare_weight(source);
-  }
-
-  Status reserve(const OpsLimits& limits) override { return inner_->reserve(limits); }
-
-  int64_t reserve_bytes(const OpsLimits& limits) const override {
-    return inner_->reserve_bytes(limits);
-  }
-
   Ops& ops() override;
 
-  bool has_graphs() const override { return inner_->has_graphs(); }
-
-  Result<std::unique_ptr<Graph>> capture(Stream& stream,
-                                         const std::function<void()>& work) override {
-    return inner_->capture(stream, work);
-  }
-
-  bool generates_weights() const override { return inner_->generates_weights(); }
-
-  Result<DeviceCeilings> measure_ceilings() override { return inner_->measure_ceilings(); }
-
  private:
-  std::unique_ptr<Backend> inner_;
   std::unique_ptr<ProfilingOps> ops_;
 };
 

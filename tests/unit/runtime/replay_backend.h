@@ -8,41 +8,14 @@
 
 #include <hadal/backend/backend.h>
 
+#include "wrapped_backend.h"
+
 namespace hadal {
 
-class ReplayBackend final : public Backend {
+class ReplayBackend final : public WrappedBackend {
  public:
-  explicit ReplayBackend(const CpuBackendConfig& config) : inner_(make_cpu_backend(config)) {}
-
-  Device device() const override { return inner_->device(); }
-
-  Numerics numerics() const override { return inner_->numerics(); }
-
-  Result<Buffer> allocate(int64_t size_bytes, MemoryKind kind) override {
-    return inner_->allocate(size_bytes, kind);
-  }
-
-  std::unique_ptr<Stream> create_stream() override { return inner_->create_stream(); }
-
-  std::unique_ptr<Event> create_event() override { return inner_->create_event(); }
-
-  void copy(TensorView dst, ConstTensorView src, Stream& stream) override {
-    inner_->copy(dst, src, stream);
-  }
-
-  MemoryInfo memory_info() const override { return inner_->memory_info(); }
-
-  Result<std::unique_ptr<Weight>> prepare_weight(const WeightSource& source) override {
-    return inner_->prepare_weight(source);
-  }
-
-  Status reserve(const OpsLimits& limits) override { return inner_->reserve(limits); }
-
-  int64_t reserve_bytes(const OpsLimits& limits) const override {
-    return inner_->reserve_bytes(limits);
-  }
-
-  Ops& ops() override { return inner_->ops(); }
+  explicit ReplayBackend(const CpuBackendConfig& config)
+      : WrappedBackend(make_cpu_backend(config)) {}
 
   bool has_graphs() const override { return true; }
 
@@ -61,8 +34,6 @@ class ReplayBackend final : public Backend {
    private:
     std::function<void()> work_;
   };
-
-  std::unique_ptr<Backend> inner_;
 };
 
 }  // namespace hadal
