@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The long tests of several ranks, of which CTest runs a sample: all 200 cases of hadal-mini in exact mode at
-# TP 1, 2 and 4, a process a rank, on one node and on two. Takes about half an hour on 2 cores.
+# TP 1, 2 and 4, a process a rank, on one node and on two. Takes about a quarter of an hour on 2 idle cores.
 set -eu
 HADAL_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 . "$HADAL_ROOT/scripts/lib/common.sh"
