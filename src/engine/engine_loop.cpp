@@ -5,6 +5,7 @@
 // happens: requests leave `requests` only with that event, and stop() ends what is left.
 #include <algorithm>
 #include <chrono>
+#include <thread>
 #include <utility>
 
 #include <hadal/base/check.h>
@@ -48,10 +49,8 @@ void Engine::Impl::wait_to_plan() {
   const TimePoint due = std::max(step_starts.front(), last_retire) +
                         std::chrono::duration_cast<TimePoint::duration>(delay);
   const auto left = due - clock.now();
-  if (left <= TimePoint::duration::zero())
-    return;
-  std::unique_lock lock(inbox.mutex);
-  inbox.work.wait_for(lock, left, [] { return false; });
+  if (left > TimePoint::duration::zero())
+    std::this_thread::sleep_for(left);
 }
 
 /// Takes what callers left, sleeping while there is nothing to do. False when it is time to stop.

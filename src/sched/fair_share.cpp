@@ -35,23 +35,26 @@ ShareId FairShares::open(std::string_view key, double weight) {
   }
   share.weight = weight;
   ++share.num_sequences;
+  is_least_known_ = false;
   return found->second;
 }
 
 bool FairShares::is_least(ShareId share) const {
-  return std::none_of(shares_.begin(), shares_.end(), [&](const Share& other) {
-    return other.num_sequences > 0 && other.served < served(share);
-  });
+  return served(share) <= least_busy();
 }
 
-/// Of the shares with sequences the smallest counter; 0 without any.
+/// Of the shares with sequences the smallest counter; 0 without any. Asked for each prompt of a
+/// plan and of thousands of keys, so it is kept until one of them changes.
 double FairShares::least_busy() const {
-  double least = std::numeric_limits<double>::max();
-  for (const Share& share : shares_) {
-    if (share.num_sequences > 0)
-      least = std::min(least, share.served);
+  if (!is_least_known_) {
+    least_ = std::numeric_limits<double>::max();
+    for (const Share& share : shares_) {
+      if (share.num_sequences > 0)
+        least_ = std::min(least_, share.served);
+    }
+    is_least_known_ = true;
   }
-  return num_busy_ > 0 ? least : 0.0;
+  return num_busy_ > 0 ? least_ : 0.0;
 }
 
 void FairShares::close(ShareId share) {
@@ -61,6 +64,13 @@ void FairShares::close(ShareId share) {
     --num_busy_;
   }
   --at(share).num_sequences;
+  is_least_known_ = false;
+}
+
+void FairShares::charge(ShareId share, double cost) {
+  // Only the least one's counter can move the smallest.
+  is_least_known_ = is_least_known_ && at(share).served > least_;
+  at(share).served += cost / at(share).weight;
 }
 
 /// Never falls: the credits of those that are busy add nothing to a newcomer's.

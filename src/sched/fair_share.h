@@ -30,13 +30,14 @@ class FairShares {
   /// One sequence less. Idle shares are forgotten when there are many.
   void close(ShareId share);
 
-  void charge(ShareId share, double cost) { at(share).served += cost / at(share).weight; }
+  /// `cost` is not negative.
+  void charge(ShareId share, double cost);
 
   double served(ShareId share) const { return shares_[static_cast<size_t>(share)].served; }
 
   double weight(ShareId share) const { return shares_[static_cast<size_t>(share)].weight; }
 
-  /// Whether no other share with sequences has had less.
+  /// Whether no share with sequences has had less; `share` has some.
   bool is_least(ShareId share) const;
 
   /// By what they have had; a share that comes back starts at the counter of the busy ones, so of
@@ -75,6 +76,8 @@ class FairShares {
   std::vector<ShareId> unused_;
   std::map<std::string, ShareId, std::less<>> index_;
   int32_t num_busy_ = 0;
+  mutable double least_ = 0.0;  ///< what least_busy() found, while is_least_known_
+  mutable bool is_least_known_ = false;
   double reached_ = 0.0;  ///< the highest that least_busy() has been: newcomers start from it
 };
 
