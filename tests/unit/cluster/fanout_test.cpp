@@ -111,6 +111,20 @@ GenerateRequest request_of(int32_t seed, int32_t num_tokens) {
 
 }  // namespace
 
+/// Step 1: one token of one new sequence.
+BatchPlan first_plan() {
+  BatchPlan plan;
+  plan.step_id = 1;
+  SlotUpdate update;
+  update.reset = SlotReset{};
+  update.reset->num_prompt_tokens = 1;
+  update.append_pages = {0};
+  plan.slot_updates = {update};
+  plan.rows = {{0, 0, 1, AttentionForm::prompt, 1, true}};
+  plan.tokens = {3};
+  return plan;
+}
+
 TEST_CASE("fan-out: five ranks answer as one", "[cluster]") {
   World world(5);
   for (int32_t rank = 1; rank < 5; ++rank) {
@@ -145,15 +159,7 @@ TEST_CASE("fan-out: a rank takes the next plan while a step runs", "[cluster]") 
   World world(2);
   world.follow(1, std::make_unique<PairRunner>(was_waited_early));
   auto runner = make_fanout_runner(make_null_runner(null_config()), *world.board, {});
-  BatchPlan plan;
-  plan.step_id = 1;
-  SlotUpdate update;
-  update.reset = SlotReset{};
-  update.reset->num_prompt_tokens = 1;
-  update.append_pages = {0};
-  plan.slot_updates = {update};
-  plan.rows = {{0, 0, 1, AttentionForm::prompt, 1, true}};
-  plan.tokens = {3};
+  const BatchPlan plan = first_plan();
   REQUIRE(runner->submit(plan));
   std::this_thread::sleep_for(std::chrono::milliseconds(20));  // long enough to wait too early
   BatchPlan next;
@@ -207,15 +213,7 @@ TEST_CASE("fan-out: a step without answers is overdue and names the rank", "[clu
   auto runner = make_fanout_runner(
       make_null_runner(null_config()), *world.board, {.watchdog_s = 0.2, .floor_s = 0.1});
   CHECK_FALSE(runner->hung_step(system_clock().now()));
-  BatchPlan plan;
-  plan.step_id = 1;
-  SlotUpdate update;
-  update.reset = SlotReset{};
-  update.reset->num_prompt_tokens = 1;
-  update.append_pages = {0};
-  plan.slot_updates = {update};
-  plan.rows = {{0, 0, 1, AttentionForm::prompt, 1, true}};
-  plan.tokens = {3};
+  const BatchPlan plan = first_plan();
   REQUIRE(runner->submit(plan));
   std::jthread watcher([&] {
     while (true) {

@@ -2,6 +2,7 @@
 #include "graph_shapes.h"
 
 #include "catch.h"
+#include "decode_row.h"
 
 namespace hadal {
 namespace {
@@ -11,13 +12,7 @@ using Batches = std::vector<int32_t>;
 BatchPlan decodes(std::initializer_list<int32_t> lengths) {
   BatchPlan plan;
   for (const int32_t length : lengths) {
-    plan.rows.push_back({.slot = static_cast<SlotId>(plan.rows.size()),
-                         .kv_begin = length - 1,
-                         .num_tokens = 1,
-                         .form = AttentionForm::generated,
-                         .num_logits = 1,
-                         .sample = true});
-    plan.tokens.push_back(kTokenFromDevice);
+    add_decode(plan, static_cast<SlotId>(plan.rows.size()), length - 1);
   }
   return plan;
 }

@@ -7,6 +7,7 @@
 #include <cstdlib>
 
 #include "catch.h"
+#include "decode_row.h"
 #include "model_setup.h"
 #include "replay_backend.h"
 #include "small_model.h"
@@ -93,13 +94,7 @@ class Planner {
   BatchPlan decode(std::initializer_list<SlotId> slots) {
     BatchPlan plan = begin();
     for (const SlotId slot : slots) {
-      plan.rows.push_back({.slot = slot,
-                           .kv_begin = lengths_[static_cast<size_t>(slot)]++,
-                           .num_tokens = 1,
-                           .form = AttentionForm::generated,
-                           .num_logits = 1,
-                           .sample = true});
-      plan.tokens.push_back(kTokenFromDevice);
+      add_decode(plan, slot, lengths_[static_cast<size_t>(slot)]++);
     }
     return plan;
   }
