@@ -5,7 +5,6 @@
 // happens: requests leave `requests` only with that event, and stop() ends what is left.
 #include <algorithm>
 #include <chrono>
-#include <thread>
 #include <utility>
 
 #include <hadal/base/check.h>
@@ -41,7 +40,8 @@ void Engine::Impl::run() {
 }
 
 /// While the runner works on one step, the next is planned as late as that step's end allows: what
-/// arrives until then need not wait for a step that was planned without it.
+/// arrives until then need not wait for a step that was planned without it. Nobody new comes while
+/// the engine drains.
 void Engine::Impl::wait_to_plan() {
   if (scheduler.num_in_flight() != 1 || scheduler_config.max_steps_in_flight < 2)
     return;
@@ -49,8 +49,10 @@ void Engine::Impl::wait_to_plan() {
   const TimePoint due = std::max(step_starts.front(), last_retire) +
                         std::chrono::duration_cast<TimePoint::duration>(delay);
   const auto left = due - clock.now();
-  if (left > TimePoint::duration::zero())
-    std::this_thread::sleep_for(left);
+  if (left <= TimePoint::duration::zero())
+    return;
+  std::unique_lock lock(inbox.mutex);
+  inbox.work.wait_for(lock, left, [&] { return inbox.phase == EnginePhase::draining; });
 }
 
 /// Takes what callers left, sleeping while there is nothing to do. False when it is time to stop.

@@ -109,8 +109,6 @@ GenerateRequest request_of(int32_t seed, int32_t num_tokens) {
   return request;
 }
 
-}  // namespace
-
 /// Step 1: one token of one new sequence.
 BatchPlan first_plan() {
   BatchPlan plan;
@@ -124,6 +122,8 @@ BatchPlan first_plan() {
   plan.tokens = {3};
   return plan;
 }
+
+}  // namespace
 
 TEST_CASE("fan-out: five ranks answer as one", "[cluster]") {
   World world(5);
