@@ -48,7 +48,7 @@ def differing(model, sequences, masks, device):
         ids, follows = ids.to(device), follows.to(device)
         following = ids.roll(-1, 1)[follows]
         owner = torch.arange(len(full), device=device)[:, None].expand_as(ids)[follows]
-        states = []
+        states, model.expert_mask = [], None
         model.hidden(ids, states=states)
         for m, mask in enumerate(masks):
             model.expert_mask = mask.to(device).expand(len(full), -1, -1)
