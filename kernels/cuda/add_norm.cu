@@ -229,7 +229,7 @@ bool fits_registers(const AddNormKernelArgs& args) {
                                                                 : 4;
   return args.hidden % static_cast<int32_t>(kQuantGroup) == 0 &&
          args.hidden <= kMaxRowThreads * kPerThread && is_plain_aligned(args.addend) &&
-         is_plain_aligned(args.residual) && is_plain_aligned(args.weight) &&
+         is_plain_aligned(args.residual) && is_aligned(args.weight.data, 0, 1) &&
          is_plain_aligned(args.out_plain) && is_aligned(args.out.data, args.out.stride, out_size);
 }
 

@@ -13,7 +13,7 @@ namespace hadal::cuda {
 
 namespace {
 
-constexpr int32_t kWarps = 4;
+constexpr int32_t kWarps = 8;
 constexpr int32_t kMaxExperts = 1024;  ///< 32 candidates a lane
 constexpr int32_t kSplitRows = 64;     ///< most tokens whose blocks are summed apart
 constexpr int32_t kSplitWarps = 8;
@@ -112,42 +112,13 @@ struct SelectArgs {
   bool norm;
 };
 
-/// NaN is the lowest score, below -inf; ties go to the lower id. An id < 0 is no candidate.
-__device__ bool is_better(float a, int32_t a_id, float b, int32_t b_id) {
-  if (a_id < 0 || b_id < 0) {
-    return b_id < 0 && a_id >= 0;
+/// Larger for better scores: NaN comes below -inf, and 0 is no candidate.
+__device__ uint32_t rank_of(float score) {
+  if (isnan(score)) {
+    return 1;
   }
-  if (isnan(a) || isnan(b)) {
-    return isnan(a) == isnan(b) ? a_id < b_id : isnan(b);
-  }
-  return a > b || (a == b && a_id < b_id);
-}
-
-/// The best of scores[i] whose bit i / 32 is set in the mask of lane i % 32; all lanes get its id,
-/// or -1. Its bit is cleared.
-__device__ int32_t take_best(const float* scores, int32_t size, uint32_t& mask) {
-  const int32_t lane = threadIdx.x % 32;
-  float best = 0.0F;
-  int32_t id = -1;
-  for (int32_t i = lane; i < size; i += 32) {
-    if ((mask >> (i / 32) & 1U) != 0 && is_better(scores[i], i, best, id)) {
-      best = scores[i];
-      id = i;
-    }
-  }
-#pragma unroll
-  for (int32_t offset = 16; offset > 0; offset /= 2) {
-    const float other = __shfl_xor_sync(kFullMask, best, offset);
-    const int32_t other_id = __shfl_xor_sync(kFullMask, id, offset);
-    if (is_better(other, other_id, best, id)) {
-      best = other;
-      id = other_id;
-    }
-  }
-  if (id >= 0 && id % 32 == lane) {
-    mask &= ~(1U << (id / 32));
-  }
-  return id;
+  const uint32_t bits = __float_as_uint(score + 0.0F);  // one zero
+  return (bits & 0x80000000U) != 0 ? ~bits : bits | 0x80000000U;
 }
 
 /// scores[i] from their logits in place; with noaux_tc choice[i] = scores[i] + bias[i], else the
@@ -203,52 +174,88 @@ __device__ float group_score(RouterMethod method, const float* choice, int32_t s
   return method == RouterMethod::noaux_tc && size > 1 ? first + second : first;
 }
 
-/// Bit j of a lane's mask: expert 32 j + lane may be chosen.
-__device__ uint32_t eligible(const SelectArgs& args, const float* group_scores) {
-  const int32_t lane = threadIdx.x % 32;
-  if (args.method == RouterMethod::greedy) {
-    return ~0U;
+/// Whether group g is among the best: ties go to the lower one.
+__device__ bool is_chosen_group(const SelectArgs& args, const float* group_scores, int32_t g) {
+  const uint32_t mine = rank_of(group_scores[g]);
+  int32_t better = 0;
+  for (int32_t other = 0; other < args.groups; ++other) {
+    const uint32_t rank = rank_of(group_scores[other]);
+    better += rank > mine || (rank == mine && other < g) ? 1 : 0;
   }
-  const int32_t size = args.experts / args.groups;
-  uint32_t mask = 0;
-  uint32_t left = ~0U;
-  for (int32_t k = 0; k < args.top_groups; ++k) {
-    const int32_t group = take_best(group_scores, args.groups, left);
-    for (int32_t i = lane; i < args.experts; i += 32) {
-      mask |= i / size == group ? 1U << (i / 32) : 0U;
-    }
-  }
-  return mask;
+  return better < args.top_groups;
 }
 
-/// The best experts of a row, one warp.
-__device__ void choose(const SelectArgs& args,
-                       int64_t row,
-                       const float* scores,
-                       const float* choice,
-                       const float* group_scores) {
+/// A row's shared memory.
+struct SelectMemory {
+  float* scores;       ///< [experts]
+  float* choice;       ///< [experts]
+  float* groups;       ///< [groups]
+  uint32_t* ranks;     ///< [experts]
+  int32_t* best_ids;   ///< [top_k]
+  float* best_scores;  ///< [top_k]
+
+  __device__ SelectMemory(float* memory, const SelectArgs& args) {
+    scores = memory;
+    choice = scores + args.experts;
+    groups = choice + args.experts;
+    ranks = reinterpret_cast<uint32_t*>(groups + args.groups);
+    best_ids = reinterpret_cast<int32_t*>(ranks + args.experts);
+    best_scores = reinterpret_cast<float*>(best_ids + args.top_k);
+  }
+
+  static size_t bytes(const SelectArgs& args) {
+    return sizeof(float) * static_cast<size_t>(3 * args.experts + args.groups + 2 * args.top_k);
+  }
+};
+
+/// The best experts of a row, one warp; expert 32 j + lane is a lane's j-th. Ties go to the lower.
+template <int32_t kPerLane>
+__device__ void choose(const SelectArgs& args, int64_t row, const SelectMemory& memory) {
   const int32_t lane = threadIdx.x;
-  int32_t* ids = args.ids + row * args.id_stride;
-  float* weights = args.weights + row * args.weight_stride;
-  uint32_t mask = eligible(args, group_scores);
+  uint32_t ranks[kPerLane];
+#pragma unroll
+  for (int32_t j = 0; j < kPerLane; ++j) {
+    const int32_t id = 32 * j + lane;
+    ranks[j] = id < args.experts ? memory.ranks[id] : 0;
+  }
   float total = 0.0F;
   for (int32_t k = 0; k < args.top_k; ++k) {
-    const int32_t id = take_best(choice, args.experts, mask);
-    total += scores[id];
+    uint32_t best = 0;
+    int32_t at = 0;
+#pragma unroll
+    for (int32_t j = 0; j < kPerLane; ++j) {
+      if (ranks[j] > best) {
+        best = ranks[j];
+        at = j;
+      }
+    }
+    const uint32_t rank = __reduce_max_sync(kFullMask, best);
+    const uint32_t mine = best == rank ? static_cast<uint32_t>(32 * at + lane) : ~0U;
+    const auto id = static_cast<int32_t>(__reduce_min_sync(kFullMask, mine));
+#pragma unroll
+    for (int32_t j = 0; j < kPerLane; ++j) {
+      ranks[j] = 32 * j + lane == id ? 0 : ranks[j];
+    }
+    const float score = memory.scores[id];
+    total += score;
     if (lane == 0) {
-      ids[k] = id;
-      weights[k] = scores[id];
+      memory.best_ids[k] = id;
+      memory.best_scores[k] = score;
     }
   }
   __syncwarp();
   for (int32_t k = lane; k < args.top_k; k += 32) {
-    const float weight = args.norm ? __fdiv_rn(weights[k], total + 1e-20F) : weights[k];
-    weights[k] = weight * args.factor;
+    const float score = memory.best_scores[k];
+    const float weight = args.norm ? __fdiv_rn(score, total + 1e-20F) : score;
+    args.ids[row * args.id_stride + k] = memory.best_ids[k];
+    args.weights[row * args.weight_stride + k] = weight * args.factor;
   }
 }
 
+template <int32_t kPerLane>
 __global__ void __launch_bounds__(kWarps * 32) select_kernel(SelectArgs args) {
-  extern __shared__ float memory[];
+  extern __shared__ float shared[];
+  const SelectMemory memory(shared, args);
   const int64_t row = blockIdx.x;
   let_next_start();
   wait_for_previous();
@@ -259,34 +266,51 @@ __global__ void __launch_bounds__(kWarps * 32) select_kernel(SelectArgs args) {
     }
     return;
   }
-  float* scores = memory;
-  float* choice = scores + args.experts;
-  float* group_scores = choice + args.experts;
+  const int64_t block_stride = static_cast<int64_t>(args.rows) * args.experts;
   for (int32_t i = threadIdx.x; i < args.experts; i += kWarps * 32) {
     const float* from = args.logits + row * args.experts + i;
     float logit = 0.0F;
-#pragma unroll 8
+#pragma unroll 16
     for (int32_t block = 0; block < args.blocks; ++block) {
-      logit = __fadd_rn(logit, from[static_cast<int64_t>(block) * args.rows * args.experts]);
+      logit = __fadd_rn(logit, from[block * block_stride]);
     }
-    scores[i] = logit;
+    memory.scores[i] = logit;
   }
   __syncthreads();
-  score(args, scores, choice);
+  score(args, memory.scores, memory.choice);
   __syncthreads();
-  if (args.method != RouterMethod::greedy) {
-    const int32_t size = args.experts / args.groups;
+  const bool is_grouped = args.method != RouterMethod::greedy;
+  const int32_t size = args.experts / args.groups;
+  if (is_grouped) {
     for (int32_t g = threadIdx.x / 32; g < args.groups; g += kWarps) {
-      const float value = group_score(args.method, choice + g * size, size);
+      const float value = group_score(args.method, memory.choice + g * size, size);
       if (threadIdx.x % 32 == 0) {
-        group_scores[g] = value;
+        memory.groups[g] = value;
       }
     }
+    __syncthreads();
+  }
+  for (int32_t i = threadIdx.x; i < args.experts; i += kWarps * 32) {
+    const bool may = !is_grouped || is_chosen_group(args, memory.groups, i / size);
+    memory.ranks[i] = may ? rank_of(memory.choice[i]) : 0;
   }
   __syncthreads();
   if (threadIdx.x < 32) {
-    choose(args, row, scores, choice, group_scores);
+    choose<kPerLane>(args, row, memory);
   }
+}
+
+void launch_select(const SelectArgs& args, cudaStream_t stream) {
+  const int32_t per_lane = (args.experts + 31) / 32;
+  const auto kernel = per_lane <= 2   ? select_kernel<2>
+                      : per_lane <= 8 ? select_kernel<8>
+                                      : select_kernel<kMaxExperts / 32>;
+  launch_early(kernel,
+               dim3(static_cast<uint32_t>(args.rows)),
+               dim3(kWarps * 32),
+               SelectMemory::bytes(args),
+               stream,
+               args);
 }
 
 void launch_split(const ProductArgs& product, float* sums, cudaStream_t stream) {
@@ -351,14 +375,8 @@ void CudaOps::router(const RouterArgs& args, Stream& stream) {
   select.factor = args.scaling_factor;
   select.method = args.method;
   select.norm = args.norm_top_k;
-  const size_t shared_bytes = static_cast<size_t>(experts) * 3 * sizeof(float);
   if (rows > 0) {
-    launch_early(select_kernel,
-                 dim3(static_cast<uint32_t>(rows)),
-                 dim3(kWarps * 32),
-                 shared_bytes,
-                 handle,
-                 select);
+    launch_select(select, handle);
   }
   end("router", handle);
 }
