@@ -4,7 +4,6 @@
 // A decode rate counts the tokens after each stream's first one, over the time from the moment all
 // streams decode to the moment the first one ends: prefill and thinning batches stay out of it.
 #include <algorithm>
-#include <atomic>
 #include <cstdio>
 
 #include <nlohmann/json.hpp>
@@ -13,8 +12,10 @@
 
 #include "assembly.h"
 #include "bench_cost.h"
+#include "bench_loop.h"
 #include "bench_report.h"
 #include "bench_step.h"
+#include "bench_streams.h"
 #include "commands.h"
 #include "exit_code.h"
 #include "machine_roof.h"
@@ -25,108 +26,6 @@ namespace {
 
 using nlohmann::json;
 using Seconds = std::chrono::duration<double>;
-
-/// Times of the tokens of one stream; written by the engine thread.
-class TimingSink final : public TokenSink {
- public:
-  explicit TimingSink(std::atomic<int32_t>& num_ended) : num_ended_(num_ended) {}
-
-  void on_event(TokenEvent event) noexcept override {
-    if (event.token) {
-      times_.push_back(system_clock().now());
-    }
-    if (event.finish) {
-      failed_ = *event.finish == FinishReason::error || *event.finish == FinishReason::deadline;
-      num_ended_.fetch_add(1, std::memory_order_release);
-      num_ended_.notify_one();
-    }
-  }
-
-  /// After the stream has ended.
-  const std::vector<TimePoint>& times() const { return times_; }
-
-  bool failed() const { return failed_; }
-
- private:
-  std::atomic<int32_t>& num_ended_;
-  std::vector<TimePoint> times_;
-  bool failed_ = false;
-};
-
-struct Scenario {
-  const char* name;
-  int32_t num_streams;
-  int32_t prompt_tokens;
-  int32_t new_tokens;
-};
-
-struct Measurement {
-  double prefill_s = 0;  ///< submit to the first token of the last stream
-  double decode_tokens_per_s = 0;
-};
-
-class Bench {
- public:
-  Bench(Engine& engine, int32_t vocab_size) : engine_(engine), vocab_size_(vocab_size) {}
-
-  Result<Measurement> run(const Scenario& scenario) {
-    std::atomic<int32_t> num_ended{0};
-    std::vector<std::shared_ptr<TimingSink>> sinks;
-    const TimePoint start = system_clock().now();
-    for (int32_t i = 0; i < scenario.num_streams; ++i) {
-      sinks.push_back(std::make_shared<TimingSink>(num_ended));
-      if (auto id = engine_.submit(make_request(scenario), sinks.back()); !id) {
-        return id.error();
-      }
-    }
-    for (int32_t ended = 0; ended < scenario.num_streams; ended = num_ended.load()) {
-      num_ended.wait(ended);
-    }
-    return measure(sinks, start);
-  }
-
- private:
-  GenerateRequest make_request(const Scenario& scenario) {
-    GenerateRequest request;
-    request.sampling.temperature = 0;
-    request.max_new_tokens = scenario.new_tokens;
-    request.ignore_stop_tokens = true;
-    for (int32_t i = 0; i < scenario.prompt_tokens; ++i) {
-      state_ = state_ * 6364136223846793005ULL + 1442695040888963407ULL;
-      request.prompt.push_back(
-          static_cast<TokenId>((state_ >> 33U) % static_cast<uint64_t>(vocab_size_)));
-    }
-    return request;
-  }
-
-  static Result<Measurement> measure(const std::vector<std::shared_ptr<TimingSink>>& sinks,
-                                     TimePoint start) {
-    TimePoint all_decode = start;
-    TimePoint first_end = TimePoint::max();
-    for (const auto& sink : sinks) {
-      if (sink->failed() || sink->times().empty()) {
-        return Error{ErrorCode::unavailable, "a stream failed"};
-      }
-      all_decode = std::max(all_decode, sink->times().front());
-      first_end = std::min(first_end, sink->times().back());
-    }
-    int64_t tokens = 0;
-    for (const auto& sink : sinks) {
-      tokens += std::count_if(sink->times().begin(), sink->times().end(), [&](TimePoint time) {
-        return time > all_decode && time <= first_end;
-      });
-    }
-    Measurement result;
-    result.prefill_s = Seconds(all_decode - start).count();
-    const double decode_s = Seconds(first_end - all_decode).count();
-    result.decode_tokens_per_s = decode_s > 0 ? static_cast<double>(tokens) / decode_s : 0;
-    return result;
-  }
-
-  Engine& engine_;
-  int32_t vocab_size_;
-  uint64_t state_ = 1;
-};
 
 /// The median of repeated runs for about `seconds`, at least three.
 template <class Value>
@@ -151,7 +50,9 @@ struct Context {
   DType kv_type = DType::bf16;
 };
 
-Result<json> bench_decode(const Context& context, Bench& bench, const Scenario& scenario) {
+Result<json> bench_decode(const Context& context,
+                          StreamBench& bench,
+                          const StreamScenario& scenario) {
   auto rate = median_of(context.config.bench.seconds, [&]() -> Result<double> {
     auto measured = bench.run(scenario);
     if (!measured) {
@@ -176,7 +77,9 @@ Result<json> bench_decode(const Context& context, Bench& bench, const Scenario& 
       {"memory_bandwidth_fraction", steps_per_s * bytes / (context.roof.read_gb_per_s * 1e9)}};
 }
 
-Result<json> bench_prefill(const Context& context, Bench& bench, const Scenario& scenario) {
+Result<json> bench_prefill(const Context& context,
+                           StreamBench& bench,
+                           const StreamScenario& scenario) {
   auto time = median_of(context.config.bench.seconds, [&]() -> Result<double> {
     auto measured = bench.run(scenario);
     if (!measured) {
@@ -198,18 +101,18 @@ Result<json> bench_prefill(const Context& context, Bench& bench, const Scenario&
 }
 
 Result<json> run_scenarios(const Context& context, Engine& engine) {
-  const Scenario decodes[] = {{"decode_1_context_512", 1, 128, 384},
-                              {"decode_1_context_2048", 1, 1792, 256},
-                              {"decode_16_context_512", 16, 128, 384}};
-  const Scenario prefills[] = {{"prefill_1024", 1, 1024, 1}, {"prefill_4x1024", 4, 1024, 1}};
-  Bench bench(engine, static_cast<int32_t>(context.model.vocab_size));
+  const StreamScenario decodes[] = {{"decode_1_context_512", 1, 128, 384},
+                                    {"decode_1_context_2048", 1, 1792, 256},
+                                    {"decode_16_context_512", 16, 128, 384}};
+  const StreamScenario prefills[] = {{"prefill_1024", 1, 1024, 1}, {"prefill_4x1024", 4, 1024, 1}};
+  StreamBench bench(engine, static_cast<int32_t>(context.model.vocab_size));
   json results = json::array();
-  const auto fits = [&](const Scenario& scenario) {
+  const auto fits = [&](const StreamScenario& scenario) {
     const RunnerLimits& limits = engine.limits();
     return scenario.prompt_tokens + scenario.new_tokens <= limits.max_context_tokens &&
            scenario.num_streams <= limits.max_slots;
   };
-  for (const Scenario& scenario : decodes) {
+  for (const StreamScenario& scenario : decodes) {
     auto result = fits(scenario) ? bench_decode(context, bench, scenario) : Result<json>(json{});
     if (!result) {
       return result.error();
@@ -219,7 +122,7 @@ Result<json> run_scenarios(const Context& context, Engine& engine) {
       results.push_back(std::move(result).value());
     }
   }
-  for (const Scenario& scenario : prefills) {
+  for (const StreamScenario& scenario : prefills) {
     auto result = fits(scenario) ? bench_prefill(context, bench, scenario) : Result<json>(json{});
     if (!result) {
       return result.error();
@@ -245,11 +148,14 @@ int run_bench(const Config& config,
   if (words.size() == 1 && words.front() == "step") {
     return run_bench_step(config, environment);
   }
+  if (words.size() == 1 && words.front() == "loop") {
+    return run_bench_loop(config, environment);
+  }
   if (config.runner.device_choice == DeviceChoice::cuda) {
-    return fail(
-        kExitUsage,
-        Error{ErrorCode::unsupported,
-              "--device cuda: expected `hadal bench step`; the other benches measure CPUs"});
+    return fail(kExitUsage,
+                Error{ErrorCode::unsupported,
+                      "--device cuda: expected `hadal bench step` or `loop`; the other benches "
+                      "measure CPUs"});
   }
   if (words.size() == 1 && words.front() == "load") {
     return run_bench_load(config, environment);
@@ -257,7 +163,7 @@ int run_bench(const Config& config,
   if (!words.empty() && (words.size() > 1 || words.front() != "engine")) {
     return fail(
         kExitUsage,
-        Error{ErrorCode::invalid_argument, "expected engine or load, got '" + words.back() + "'"});
+        Error{ErrorCode::invalid_argument, "expected engine, load, loop, plan, sched or step, got '" + words.back() + "'"});
   }
   if (config.layout.num_nodes > 1) {
     return fail(kExitUsage, multi_node_error(config.layout));

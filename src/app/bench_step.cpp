@@ -23,16 +23,6 @@ int fail(int code, const Error& error) {
   return code;
 }
 
-/// Only the measured rank needs a device.
-DeviceType device_of(const Config& config) {
-  const RunnerOptions& runner = config.runner;
-  const bool may_choose = runner.device_choice == DeviceChoice::automatic;
-  const bool is_cuda =
-      may_choose ? runner.cpu_mode != CpuMode::exact && find_cuda_device(runner.base_gpu_id)
-                 : runner.device_choice == DeviceChoice::cuda;
-  return is_cuda ? DeviceType::cuda : DeviceType::cpu;
-}
-
 StepBenchConfig step_config(const Config& config, const std::filesystem::path& model_dir) {
   StepBenchConfig result;
   ModelRunnerConfig& runner = result.runner;
@@ -44,7 +34,7 @@ StepBenchConfig step_config(const Config& config, const std::filesystem::path& m
   runner.tp = config.layout.tp_size;
   runner.ep = config.layout.ep_size;
   runner.context_length = config.model.context_length;
-  runner.device = device_of(config);
+  runner.device = bench_device(config);
   runner.base_gpu_id = config.runner.base_gpu_id;
   runner.kernel_family = config.runner.kernel_family;
   runner.e4m3_activations = runner.device == DeviceType::cuda && config.runner.fp8_activations;
@@ -182,6 +172,15 @@ Result<json> measure_steps(const Config& config, StepBench& bench, double read_b
 }
 
 }  // namespace
+
+DeviceType bench_device(const Config& config) {
+  const RunnerOptions& runner = config.runner;
+  const bool may_choose = runner.device_choice == DeviceChoice::automatic;
+  const bool is_cuda =
+      may_choose ? runner.cpu_mode != CpuMode::exact && find_cuda_device(runner.base_gpu_id)
+                 : runner.device_choice == DeviceChoice::cuda;
+  return is_cuda ? DeviceType::cuda : DeviceType::cpu;
+}
 
 int run_bench_step(const Config& config, const Environment& environment) {
   if (config.model.query.name.empty()) {

@@ -5,6 +5,9 @@
 
 namespace hadal {
 
+/// Where the measured rank runs; the others need no device.
+DeviceType bench_device(const Config& config);
+
 /// Measures what the flags name and prints one JSON document, and tables for people on standard
 /// error.
 int run_bench_step(const Config& config, const Environment& environment);

@@ -147,9 +147,10 @@ Result<CommandLine> parse_flags(const CommandSpec& command,
                    line.words,
                    "engine (the default); load: reading a model cold; sched: the scheduler "
                    "simulated; plan: "
-                   "the fan-out to rank processes, without a model; step: one rank's steps alone")
+                   "the fan-out to rank processes, without a model; step: one rank's steps alone; "
+                   "loop: the engine over one rank")
         ->expected(0, 1)
-        ->check(CLI::IsMember({"engine", "load", "sched", "plan", "step"}));
+        ->check(CLI::IsMember({"engine", "load", "sched", "plan", "step", "loop"}));
   }
   if (command.bit == kSimulate) {
     app.add_option("trace", line.words, "a file of JSON lines, or the name of a workload")

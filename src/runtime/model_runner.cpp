@@ -480,6 +480,32 @@ Result<std::unique_ptr<Runner>> make_model_runner(const ModelRunnerConfig& confi
       });
 }
 
+Result<std::unique_ptr<Runner>> make_lone_rank_runner(const ModelRunnerConfig& config,
+                                                      int32_t rank) {
+  HADAL_CHECK(rank >= 0 && rank < config.tp, "no such rank");
+  auto setup = make_setup(config);
+  if (!setup) {
+    return setup.error();
+  }
+  ModelRunnerConfig own = config;  // make_rank_backend divides the threads by tp
+  own.num_threads = (config.num_threads > 0
+                         ? config.num_threads
+                         : std::max(1, static_cast<int32_t>(std::thread::hardware_concurrency()))) *
+                    config.tp;
+  auto backend = make_rank_backend(own, 0);
+  if (!backend) {
+    return backend.error();
+  }
+  auto comm = config.tp > 1 ? make_loopback_communicator(*backend.value(), rank, config.tp)
+                            : make_self_communicator();
+  std::vector<std::unique_ptr<Rank>> ranks;
+  ranks.push_back(std::make_unique<Rank>(
+      std::make_unique<RankWorker>(std::move(backend).value(), std::move(comm))));
+  return start_ranks(config, std::move(setup).value(), std::move(ranks), 1, [](int32_t num_pages) {
+    return num_pages;
+  });
+}
+
 Result<std::unique_ptr<Runner>> make_rank_runner(const ModelRunnerConfig& config,
                                                  RankProcess process) {
   HADAL_CHECK(process.comm->world_size() == config.tp, "a communicator of another world");

@@ -123,6 +123,9 @@ Status RankWorker::allocate_work_space() {
                                    MemoryKind::pinned_host));
     flight.done = backend_->create_event();
   }
+  for (StepMarks& marks : marks_) {
+    marks = {backend_->create_event(), backend_->create_event()};
+  }
   for (const auto& [block, bytes] :
        {std::pair{
             &staging_,
@@ -408,6 +411,8 @@ Status RankWorker::submit(const BatchPlan& plan, StepMode mode) {
     return staged.error();
   }
   StagedStep& step = staged.value();
+  const StepMarks& marks = marks_[num_submitted_ % marks_.size()];
+  marks.begin->record(*stream_);
   move_pages(plan);
   if (!step.page_copies.empty()) {
     backend_->ops().copy_pages({.kv_pool = pool_.view(), .copies = step.page_copies}, *stream_);
@@ -434,6 +439,7 @@ Status RankWorker::submit(const BatchPlan& plan, StepMode mode) {
       const SampleOutputs out =
           place_results(outputs_, backend_->device(), num_entries, step.sampling.max_top);
       sample(step.sampling, result, out);
+      marks.end->record(*stream_);
       flight.host =
           place_results(flight.results.data(), Device{}, num_entries, step.sampling.max_top);
       const Shape all{1, out.size_bytes};
@@ -442,16 +448,26 @@ Status RankWorker::submit(const BatchPlan& plan, StepMode mode) {
                      *stream_);
     }
   }
+  if (step.sampling.asks.empty()) {
+    marks.end->record(*stream_);
+  }
   flight.sampling = std::move(step.sampling);
   flight.done->record(*stream_);
   return ok_status();
 }
 
 Result<StepResult> RankWorker::collect() {
-  const Flight& flight = flights_[num_collected_++ % kStepsInFlightMost];
+  const size_t index = num_collected_++;
+  const Flight& flight = flights_[index % kStepsInFlightMost];
   flight.done->synchronize();
   HADAL_RETURN_IF_ERROR(comm_->poll_error());
-  return read_results(flight.step_id, flight.rows, flight.sampling, flight.host);
+  StepResult result = read_results(flight.step_id, flight.rows, flight.sampling, flight.host);
+  const StepMarks& marks = marks_[index % marks_.size()];
+  result.device_busy_s = marks.end->seconds_since(*marks.begin);
+  if (index > 0) {
+    result.device_idle_s = marks.begin->seconds_since(*marks_[(index - 1) % marks_.size()].end);
+  }
+  return result;
 }
 
 Result<StepResult> RankWorker::run(const BatchPlan& plan, StepMode mode) {

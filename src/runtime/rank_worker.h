@@ -107,6 +107,12 @@ class RankWorker {
     std::unique_ptr<Event> done;
   };
 
+  /// Around a step's kernels. A step's marks outlive those of the next, for the time between.
+  struct StepMarks {
+    std::unique_ptr<Event> begin;
+    std::unique_ptr<Event> end;
+  };
+
   Status allocate(Buffer& buffer, int64_t size_bytes, MemoryKind kind);
   Status allocate_work_space();
   Status check_plan(const BatchPlan& plan) const;
@@ -137,6 +143,7 @@ class RankWorker {
   Buffer sampler_memory_;
   SamplerState sampler_;
   std::array<Flight, kStepsInFlightMost> flights_;
+  std::array<StepMarks, kStepsInFlightMost + 1> marks_;
   size_t num_submitted_ = 0;
   size_t num_collected_ = 0;
   uint64_t last_step_id_ = 0;

@@ -133,6 +133,10 @@ struct RowResult {
 struct StepResult {
   uint64_t step_id = 0;
   std::vector<RowResult> rows;
+  /// On the device, this rank: from its first kernel's turn to the end of its last, and how long
+  /// the device waited before it since the last kernel of the step before. No part of any plan.
+  double device_busy_s = 0.0;
+  double device_idle_s = 0.0;
 };
 
 /// Versioned little-endian bytes.

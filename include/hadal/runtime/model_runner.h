@@ -101,6 +101,11 @@ struct ModelRunnerConfig {
 /// it from any thread. The runner's methods belong to one thread.
 Result<std::unique_ptr<Runner>> make_model_runner(const ModelRunnerConfig& config);
 
+/// Rank `rank` of `config.tp` alone, with collectives that go nowhere: for measuring. Its tokens
+/// mean nothing.
+Result<std::unique_ptr<Runner>> make_lone_rank_runner(const ModelRunnerConfig& config,
+                                                      int32_t rank);
+
 /// One rank of a group whose ranks are processes.
 struct RankProcess {
   std::unique_ptr<Communicator> comm;  ///< its rank and world are this runner's; fits the device
