@@ -1,5 +1,5 @@
-// Residual add, RMSNorm and quantisation in one pass, a block a row. A row of whole 128s, up to 8192,
-// stays in registers, eight columns a thread; any other goes through shared memory.
+// Residual add, RMSNorm and quantisation in one pass, a block a row. A row of whole 128s, up to
+// 8192, stays in registers, eight columns a thread; any other goes through shared memory.
 #include <hadal/comm/communicator.h>
 
 #include "cuda_check.h"
@@ -127,7 +127,7 @@ __device__ void store_eight(const PlainMatrix& matrix,
   *reinterpret_cast<float4*>(to + 4) = make_float4(values[4], values[5], values[6], values[7]);
 }
 
-/// The same in an op's format; sixteen lanes hold a quantisation group, and all of a warp come here.
+/// The same in an op's format; sixteen lanes hold a quantisation group; all of a warp come here.
 __device__ void store_act_eight(
     const ActMatrix& x, int64_t row, int64_t column, bool is_there, const float (&values)[8]) {
   if (x.format != ActFormat::e4m3) {

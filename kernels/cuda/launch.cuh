@@ -2,9 +2,9 @@
 // compute capability 9.0): its blocks become resident early and read what no kernel writes, such as
 // weights, before they wait.
 //
-// Every kernel launched by launch_early executes wait_for_previous() in every block, before it reads
-// what a kernel wrote and before it writes anything: it then ends after the one before it, so a
-// chain of them keeps the stream's order. Elsewhere both are plain launches and nothing.
+// Every kernel launched by launch_early executes wait_for_previous() in every block, before it
+// reads what a kernel wrote and before it writes anything: it then ends after the one before it, so
+// a chain of them keeps the stream's order. Older devices launch plainly and wait for nothing.
 #pragma once
 
 #include <atomic>

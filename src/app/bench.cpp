@@ -1,8 +1,5 @@
 // `hadal bench`: the engine without HTTP, greedy, no prefix reuse, as tokens per second and as a
 // share of what the machine could do.
-//
-// A decode rate counts the tokens after each stream's first one, over the time from the moment all
-// streams decode to the moment the first one ends: prefill and thinning batches stay out of it.
 #include <algorithm>
 #include <cstdio>
 
@@ -163,7 +160,8 @@ int run_bench(const Config& config,
   if (!words.empty() && (words.size() > 1 || words.front() != "engine")) {
     return fail(
         kExitUsage,
-        Error{ErrorCode::invalid_argument, "expected engine, load, loop, plan, sched or step, got '" + words.back() + "'"});
+        Error{ErrorCode::invalid_argument,
+              "expected engine, load, loop, plan, sched or step, got '" + words.back() + "'"});
   }
   if (config.layout.num_nodes > 1) {
     return fail(kExitUsage, multi_node_error(config.layout));

@@ -1,3 +1,5 @@
+// A decode rate counts the tokens after each stream's first one, over the time from the moment all
+// streams decode to the moment the first one ends: prefill and thinning batches stay out of it.
 #include "bench_streams.h"
 
 #include <algorithm>

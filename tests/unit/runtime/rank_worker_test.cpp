@@ -208,6 +208,9 @@ TEST_CASE("rank: two steps in flight give what one gives", "[runtime]") {
     const auto result = ahead.worker->collect();
     REQUIRE(result);
     require_same(result.value(), wanted[i]);
+    CHECK(result.value().device_busy_s > 0.0);
+    CHECK(result.value().device_idle_s >= 0.0);
+    CHECK((result.value().device_idle_s > 0.0) == (i > 0));
   }
 }
 
