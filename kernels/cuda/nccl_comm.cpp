@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -176,12 +177,12 @@ class NcclComm final : public NcclCommunicator {
     memories_.push_back(memory);
     HADAL_RETURN_IF_ERROR(to_status(cudaMemset(memory, 0, size), "symmetric memory"));
 #if NCCL_VERSION_CODE >= NCCL_VERSION(2, 27, 0)
-    ncclWindow_t window = nullptr;  // lives as long as the communicator
+    ncclWindow_t& window = windows_.emplace_back();  // NCCL may write it after an abort
     call("register symmetric memory", [&] {
       return ncclCommWindowRegister(comm_, memory, size, &window, NCCL_WIN_COLL_SYMMETRIC);
     });
 #else
-    void* handle = nullptr;
+    void*& handle = handles_.emplace_back();
     call("register memory", [&] { return ncclCommRegister(comm_, memory, size, &handle); });
 #endif
     HADAL_RETURN_IF_ERROR(poll_error());
@@ -204,10 +205,8 @@ class NcclComm final : public NcclCommunicator {
         fail_locked(nccl_error(code, comm_, what));
         return;
       }
-      if (code == ncclSuccess) {
-        return;
-      }
     }
+    // Also after ncclSuccess: registering memory goes on in a thread of NCCL's own.
     while (is_in_progress()) {
       if (system_clock().now() > end) {
         fail(Error{ErrorCode::unavailable,
@@ -268,6 +267,11 @@ class NcclComm final : public NcclCommunicator {
   std::optional<Error> error_;
   bool is_closing_ = false;
   std::vector<void*> memories_;
+#if NCCL_VERSION_CODE >= NCCL_VERSION(2, 27, 0)
+  std::deque<ncclWindow_t> windows_;  ///< as long as the communicator; addresses stay
+#else
+  std::deque<void*> handles_;
+#endif
   std::jthread watcher_;  ///< last: ends before what it looks at
 };
 

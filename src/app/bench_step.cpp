@@ -44,6 +44,7 @@ StepBenchConfig step_config(const Config& config, const std::filesystem::path& m
   result.context = config.bench.context;
   result.prefills = config.bench.prefills;
   result.seconds = config.bench.seconds;
+  result.routing = config.bench.routing;
   return result;
 }
 
@@ -212,6 +213,7 @@ int run_bench_step(const Config& config, const Environment& environment) {
   report["tp"] = config.layout.tp_size;
   report["rank"] = config.bench.as_rank;
   report["collectives"] = config.layout.tp_size > 1 ? "loopback" : "none";
+  report["routing"] = steps.routing() == BenchRouting::uniform ? "uniform" : "model";
   report["weight_bytes"] = steps.weight_bytes();
   report["load_s"] = steps.load_s();
   report["ceilings"] = ceilings.value();

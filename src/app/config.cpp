@@ -386,6 +386,11 @@ void read_commands(FlagReader& reader, Config& config) {
   reader.integers("prefill", 1, 1 << 20, config.bench.prefills);
   reader.integer("context", 1, 1 << 20, config.bench.context);
   reader.integer("as-rank", 0, 4095, config.bench.as_rank);
+  reader.choice("routing",
+                {{"auto", BenchRouting::automatic},
+                 {"model", BenchRouting::model},
+                 {"uniform", BenchRouting::uniform}},
+                config.bench.routing);
 }
 
 void read_simulate(FlagReader& reader, Config& config) {

@@ -16,6 +16,7 @@
 #include <hadal/engine/engine.h>
 #include <hadal/runtime/graph_config.h>
 #include <hadal/runtime/model_runner.h>
+#include <hadal/runtime/step_bench.h>
 
 #include "arguments.h"
 #include "environment.h"
@@ -97,6 +98,7 @@ struct BenchOptions {
   std::vector<int32_t> prefills;  ///< tokens of prompt steps
   int32_t context = 4096;         ///< tokens in the cache of a decoding row
   int32_t as_rank = 0;            ///< of tp_size
+  BenchRouting routing = BenchRouting::automatic;
 };
 
 struct SimulateOptions {

@@ -50,6 +50,8 @@ class ProfilingOps final : public Ops {
     layer_ = 0;
   }
 
+  void set_routing(std::vector<ConstTensorView> expert_ids) { expert_ids_ = std::move(expert_ids); }
+
   std::vector<OpSample> samples() const {
     std::vector<OpSample> result = samples_;
     for (size_t i = 0; i < result.size(); ++i) {
@@ -132,6 +134,10 @@ class ProfilingOps final : public Ops {
            2 * rows * weight},
           stream,
           [&] { inner_.router(args, stream); });
+    if (!expert_ids_.empty()) {
+      const ConstTensorView& ids = expert_ids_[layer_ % expert_ids_.size()];
+      backend_.copy(args.out_ids, ids.rows(0, args.out_ids.shape[0]), stream);
+    }
     if (mode_ == ProfileMode::routing) {
       read_routing(args.out_ids, stream);
     }
@@ -272,6 +278,7 @@ class ProfilingOps final : public Ops {
   std::vector<OpSample> samples_;
   std::vector<std::unique_ptr<Event>> events_;  ///< two an op, kept for the next step
   std::vector<std::vector<int32_t>> routing_;   ///< of each MoE layer
+  std::vector<ConstTensorView> expert_ids_;     ///< instead of the router's
   size_t layer_ = 0;
 };
 
@@ -283,6 +290,10 @@ ProfilingBackend::~ProfilingBackend() = default;
 
 void ProfilingBackend::set_mode(ProfileMode mode) {
   ops_->set_mode(mode);
+}
+
+void ProfilingBackend::set_routing(std::vector<ConstTensorView> expert_ids) {
+  ops_->set_routing(std::move(expert_ids));
 }
 
 std::vector<OpSample> ProfilingBackend::samples() const {

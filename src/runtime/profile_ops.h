@@ -39,6 +39,9 @@ class ProfilingBackend final : public WrappedBackend {
 
   /// Forgets the samples of the mode before; `timing` keeps the routing that was read.
   void set_mode(ProfileMode mode);
+  /// From now on tokens take these experts instead of their router's: each [tokens, top_k] i32 on
+  /// the device, the same for every so many MoE layers. They must stay.
+  void set_routing(std::vector<ConstTensorView> expert_ids);
   /// After a step in mode timing has ended.
   std::vector<OpSample> samples() const;
 

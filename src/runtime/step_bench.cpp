@@ -21,6 +21,7 @@ constexpr int32_t kStepsLeast = 10;
 constexpr int32_t kStepsMost = 2000;
 /// For graphs and for measuring ceilings.
 constexpr int64_t kSpareBytes = int64_t{3} << 30;
+constexpr int64_t kRoutingTables = 8;  ///< layers take turns
 
 int32_t pages_of(int32_t tokens) {
   return (tokens + kPageTokens - 1) / kPageTokens;
@@ -50,6 +51,32 @@ GraphConfig graphs_for(const StepBenchConfig& config, int32_t max_slots) {
   return graphs;
 }
 
+/// `top_k` different experts, all in `top_groups` of the groups.
+void draw_experts(const DeepseekConfig& model, uint64_t& random, int32_t* ids) {
+  const auto draw = [&](int64_t count, int64_t size, const auto& taken) {
+    for (int64_t i = 0; i < count;) {
+      const auto value = static_cast<int64_t>(next_random(random) % static_cast<uint64_t>(size));
+      i += taken(i, value) ? 1 : 0;
+    }
+  };
+  std::vector<int64_t> groups;
+  draw(model.topk_group, model.n_group, [&](int64_t /*i*/, int64_t group) {
+    const bool is_new = std::find(groups.begin(), groups.end(), group) == groups.end();
+    if (is_new) {
+      groups.push_back(group);
+    }
+    return is_new;
+  });
+  const int64_t size = model.n_routed_experts / model.n_group;
+  draw(model.num_experts_per_tok, size * model.topk_group, [&](int64_t i, int64_t value) {
+    const auto id =
+        static_cast<int32_t>(groups[static_cast<size_t>(value / size)] * size + value % size);
+    const bool is_new = std::find(ids, ids + i, id) == ids + i;
+    ids[i] = id;
+    return is_new;
+  });
+}
+
 Status check_finite(const StepResult& result) {
   for (const RowResult& row : result.rows) {
     if (row.has_nan) {
@@ -74,6 +101,10 @@ class StepBenchImpl final : public StepBench {
     return measure(1, tokens, tokens, AttentionForm::prompt);
   }
 
+  BenchRouting routing() const override {
+    return routing_memory_.data() == nullptr ? BenchRouting::model : BenchRouting::uniform;
+  }
+
   int64_t weight_bytes() const override { return worker_->model().weight_bytes(); }
 
   double load_s() const override { return load_s_; }
@@ -85,6 +116,7 @@ class StepBenchImpl final : public StepBench {
  private:
   RankSizes sizes_for(const ModelSetup& setup) const;
   void fill_pages();
+  Status spread_routing();
   BatchPlan plan(int32_t rows, int32_t length, int32_t new_tokens, AttentionForm form);
   Result<StepReport> measure(int32_t rows, int32_t length, int32_t new_tokens, AttentionForm form);
   Result<double> run(BatchPlan plan, StepMode mode = StepMode::automatic);
@@ -97,6 +129,7 @@ class StepBenchImpl final : public StepBench {
   DeepseekConfig model_;
   ProfilingBackend* backend_ = nullptr;  ///< the worker's
   std::unique_ptr<RankWorker> worker_;
+  Buffer routing_memory_;  ///< expert ids; empty = the router's
   RankSizes sizes_;
   double load_s_ = 0.0;
   CaptureReport captured_;
@@ -182,6 +215,7 @@ Status StepBenchImpl::prepare(const ModelSetup& setup) {
   HADAL_RETURN_IF_ERROR(worker_->prepare(sizes_));
   slot_pages_.assign(static_cast<size_t>(sizes_.limits.max_slots), 0);
   fill_pages();
+  HADAL_RETURN_IF_ERROR(spread_routing());
   auto captured = worker_->capture_graphs();
   if (!captured) {
     return captured.error();
@@ -210,6 +244,39 @@ void StepBenchImpl::fill_pages() {
     backend_->copy(pool.rows(done, more), pool.rows(0, more), *stream);
   }
   stream->synchronize();
+}
+
+Status StepBenchImpl::spread_routing() {
+  const bool is_uniform = config_.routing == BenchRouting::automatic
+                              ? config_.runner.load_format == LoadFormat::dummy
+                              : config_.routing == BenchRouting::uniform;
+  if (!is_uniform || model_.n_routed_experts == 0) {
+    return ok_status();
+  }
+  const int64_t tokens = sizes_.limits.max_step_tokens;
+  const int64_t top_k = model_.num_experts_per_tok;
+  std::vector<int32_t> ids(static_cast<size_t>(kRoutingTables * tokens * top_k));
+  for (size_t at = 0; at < ids.size(); at += static_cast<size_t>(top_k)) {
+    draw_experts(model_, random_, ids.data() + at);
+  }
+  auto memory =
+      backend_->allocate(static_cast<int64_t>(ids.size() * sizeof(int32_t)), MemoryKind::device);
+  if (!memory) {
+    return memory.error();
+  }
+  routing_memory_ = std::move(memory).value();
+  const Shape all{kRoutingTables * tokens, top_k};
+  const TensorView table = make_view(routing_memory_.data(), DType::i32, all, backend_->device());
+  const auto stream = backend_->create_stream();
+  backend_->copy(
+      table, make_view(reinterpret_cast<std::byte*>(ids.data()), DType::i32, all), *stream);
+  stream->synchronize();
+  std::vector<ConstTensorView> tables;
+  for (int64_t i = 0; i < kRoutingTables; ++i) {
+    tables.push_back(table.rows(i * tokens, tokens));
+  }
+  backend_->set_routing(std::move(tables));
+  return ok_status();
 }
 
 BatchPlan StepBenchImpl::plan(int32_t rows,

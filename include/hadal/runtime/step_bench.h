@@ -14,6 +14,13 @@
 
 namespace hadal {
 
+/// Which experts a bench's tokens choose.
+enum class BenchRouting : uint8_t {
+  automatic,  ///< uniform for dummy weights, whose routers send most tokens to the same experts
+  model,      ///< the router's
+  uniform,    ///< at random, in as many groups as the router may choose
+};
+
 struct StepBenchConfig {
   ModelRunnerConfig runner;  ///< model, weights, device, layout; limits come from the steps below
   int32_t rank = 0;          ///< of runner.tp
@@ -21,6 +28,7 @@ struct StepBenchConfig {
   int32_t context = 4096;  ///< tokens in the cache of each of their rows, the new one included
   std::vector<int32_t> prefills;  ///< prompts that will be asked for, each a step
   double seconds = 3.0;           ///< time of each measurement
+  BenchRouting routing = BenchRouting::automatic;
 };
 
 /// Ops of one name together, a step.
@@ -56,6 +64,8 @@ class StepBench {
   /// One row of `tokens` prompt tokens, nothing cached.
   virtual Result<StepReport> prefill(int32_t tokens) = 0;
 
+  /// model or uniform.
+  virtual BenchRouting routing() const = 0;
   virtual int64_t weight_bytes() const = 0;
   virtual double load_s() const = 0;
   /// Of the graphs for the configured batches.
