@@ -66,31 +66,40 @@ __device__ inline void store_codes(
 }
 
 /// Stores one group of FP8 latents of a record, one warp: lane l gives values[j] = latent
-/// 128 group + 32 j + l, those at or past `latents` count as zero and are not stored.
+/// column + 4 l + j (column a multiple of 128); those at or past `latents` count as zero and are
+/// not stored.
 __device__ inline void store_latent_group(std::byte* record,
                                           int64_t scales_at,
-                                          int64_t group,
+                                          int64_t column,
                                           int64_t latents,
                                           const float (&values)[4]) {
-  const int32_t lane = threadIdx.x % 32;
-  const int64_t column = group * kQuantGroup;
+  const int64_t mine = column + threadIdx.x % 32 * 4;
   uint32_t amax = 0;
 #pragma unroll
   for (int32_t j = 0; j < 4; ++j) {
-    if (column + 32 * j + lane < latents) {
+    if (mine + j < latents) {
       amax = max(amax, __float_as_uint(values[j]) & 0x7fffffffU);
     }
   }
   const uint32_t scale = kv_scale_bits(__reduce_max_sync(kFullMask, amax));
   const float inverse = __uint_as_float(kv_scale_inverse_bits(scale));
-  if (lane == 0) {
-    *reinterpret_cast<uint32_t*>(record + scales_at + 4 * group) = scale;
+  if (mine == column) {
+    *reinterpret_cast<uint32_t*>(record + scales_at + column / kQuantGroup * 4) = scale;
+  }
+  uint32_t codes[4];
+#pragma unroll
+  for (int32_t j = 0; j < 4; ++j) {
+    codes[j] = f32_to_e4m3_device(values[j] * inverse);
+  }
+  std::byte* to = record + mine;
+  if (mine + 4 <= latents && reinterpret_cast<uintptr_t>(to) % 4 == 0) {
+    *reinterpret_cast<uint32_t*>(to) = codes[0] | codes[1] << 8 | codes[2] << 16 | codes[3] << 24;
+    return;
   }
 #pragma unroll
   for (int32_t j = 0; j < 4; ++j) {
-    const int64_t at = column + 32 * j + lane;
-    if (at < latents) {
-      record[at] = static_cast<std::byte>(f32_to_e4m3_device(values[j] * inverse));
+    if (mine + j < latents) {
+      to[j] = static_cast<std::byte>(codes[j]);
     }
   }
 }

@@ -1,20 +1,21 @@
 // Embedding, the latent cache (norm, RoPE, write, page copies) and RoPE of queries.
 //
-// latent_write is one block a token: warps take 128 columns of the query latent each (one group of
-// its quantisation), then the block norms, ropes and writes the cached row.
+// latent_write is one block a token: a warp takes 128 columns (one group of quantisation) of the
+// query's latent or of the cached one, in registers between the sum of squares and the store.
 #include <algorithm>
 
 #include "cuda_ops.h"
 #include "device_math.cuh"
 #include "device_views.h"
 #include "kv_latents.cuh"
+#include "launch.cuh"
 
 namespace hadal::cuda {
 
 namespace {
 
 constexpr int32_t kThreads = 256;
-constexpr int32_t kWarps = kThreads / 32;
+constexpr int32_t kLatentWarps = 16;  ///< of latent_write, at most
 
 int32_t blocks_for(int64_t count, int64_t per_block) {
   return static_cast<int32_t>((count + per_block - 1) / per_block);
@@ -39,8 +40,12 @@ __global__ void __launch_bounds__(kThreads) embed_kernel(EmbedParams p) {
   }
   const int64_t row = static_cast<int64_t>(token) - p.vocab_begin;
   const bool is_local = row >= 0 && row < p.num_local;
-  for (int64_t k = threadIdx.x; k < p.hidden; k += kThreads) {
-    store_plain(p.out, m, k, is_local ? load_plain(p.table, row, k) : 0.0F);
+  for (int64_t k = 4 * threadIdx.x; k < p.hidden; k += 4 * kThreads) {
+    float values[4] = {};
+    if (is_local) {
+      load_quad(p.table, row, k, p.hidden, values);
+    }
+    store_quad(p.out, m, k, p.hidden, values);
   }
 }
 
@@ -104,85 +109,151 @@ struct LatentParams {
   float eps;
 };
 
-/// 1 / sqrt(mean(x^2) + eps) of the first `count` values of a row.
-__device__ float norm_factor(
-    const ConstPlainMatrix& x, int64_t row, int64_t count, float eps, float* scratch) {
-  float squares = 0.0F;
-  for (int64_t k = threadIdx.x; k < count; k += kThreads) {
-    const float value = load_plain(x, row, k);
-    squares += value * value;
-  }
-  const float total = block_sum<kThreads>(squares, scratch);
-  return __fdiv_rn(1.0F, __fsqrt_rn(__fdiv_rn(total, static_cast<float>(count)) + eps));
-}
+/// A warp's 128 columns of one of the two latents; lane i has columns column + 4 i + j.
+struct LatentGroup {
+  ConstPlainMatrix values;
+  ConstPlainMatrix weight;
+  int64_t column;
+  int64_t columns;
+  bool is_query;
 
-__device__ void write_query_latent(const LatentParams& p, int64_t m, float* scratch) {
-  const float factor = norm_factor(p.q, m, p.q_rank, p.eps, scratch);
-  const int32_t lane = threadIdx.x % 32;
-  for (int64_t column = threadIdx.x / 32 * kQuantGroup; column < p.q_rank;
-       column += kWarps * kQuantGroup) {
-    float values[4] = {};
-#pragma unroll
-    for (int32_t j = 0; j < 4; ++j) {
-      const int64_t k = column + 32 * j + lane;
-      if (k < p.q_rank) {
-        values[j] = load_plain(p.q, m, k) * factor * load_plain(p.q_weight, 0, k);
-      }
-    }
-    store_group(p.out_q, m, column, p.q_rank, values);
+  __device__ LatentGroup(const LatentParams& p, int32_t index) {
+    const auto query_groups = static_cast<int32_t>((p.q_rank + kQuantGroup - 1) / kQuantGroup);
+    is_query = index < query_groups;
+    values = is_query ? p.q : p.kv;
+    weight = is_query ? p.q_weight : p.kv_weight;
+    columns = is_query ? p.q_rank : p.latents;
+    column = (is_query ? index : index - query_groups) * kQuantGroup;
   }
-}
 
-/// The latents of token m times factor and weight, to its record; FP8 groups are taken by warps.
-__device__ void write_latents(const LatentParams& p, int64_t m, float factor, std::byte* record) {
-  if (p.kv_type != DType::f8_e4m3) {
-    const PlainMatrix out{record, 0, p.kv_type == DType::bf16};
-    for (int64_t k = threadIdx.x; k < p.latents; k += kThreads) {
-      store_plain(out, 0, k, load_plain(p.kv, m, k) * factor * load_plain(p.kv_weight, 0, k));
-    }
-    return;
+  __device__ void load(const ConstPlainMatrix& from, int64_t row, float (&out)[4]) const {
+    load_quad(from, row, column + threadIdx.x % 32 * 4, columns, out);
   }
-  for (int64_t group = threadIdx.x / 32; group * kQuantGroup < p.latents; group += kWarps) {
-    float values[4] = {};
-#pragma unroll
-    for (int32_t j = 0; j < 4; ++j) {
-      const int64_t k = group * kQuantGroup + 32 * j + threadIdx.x % 32;
-      if (k < p.latents) {
-        values[j] = load_plain(p.kv, m, k) * factor * load_plain(p.kv_weight, 0, k);
-      }
-    }
-    store_latent_group(record, p.scales_at, group, p.latents, values);
-  }
-}
+};
 
-__global__ void __launch_bounds__(kThreads) latent_write_kernel(LatentParams p) {
-  __shared__ float scratch[kWarps];
-  const int64_t m = blockIdx.x;
-  if (p.q_rank > 0) {
-    write_query_latent(p, m, scratch);
-  }
-  const float factor = norm_factor(p.kv, m, p.latents, p.eps, scratch);
-  const int64_t position = p.geometry.positions[m];
+/// Token m's place in the cache; null when it has none.
+__device__ std::byte* record_of(const LatentParams& p, int64_t m, int64_t position) {
   if (position < 0) {
-    return;
+    return nullptr;
   }
   const int64_t row = p.geometry.token_rows[m];
   const int64_t page =
       p.geometry.page_table[row * p.geometry.table_stride + position / kKvPageTokens];
   if (page < 0 || page >= p.num_pages) {
-    return;
+    return nullptr;
   }
-  std::byte* record = p.pages + page * p.page_bytes + position % kKvPageTokens * p.record_bytes;
-  write_latents(p, m, factor, record);
+  return p.pages + page * p.page_bytes + position % kKvPageTokens * p.record_bytes;
+}
+
+/// The rope part, by one warp.
+__device__ void write_rope(const LatentParams& p, int64_t m, int64_t position, std::byte* record) {
   const PlainMatrix rope{record + p.rope_at, 0, p.kv_type != DType::f32};
   const float* angles = p.rope_table + position * p.rope_stride;
-  for (int64_t i = threadIdx.x; i < p.rope / 2; i += kThreads) {
+  for (int64_t i = threadIdx.x % 32; i < p.rope / 2; i += 32) {
     const float even = load_plain(p.kv, m, p.latents + 2 * i);
     const float odd = load_plain(p.kv, m, p.latents + 2 * i + 1);
     const float cosine = angles[i];
     const float sine = angles[p.rope / 2 + i];
     store_plain(rope, 0, 2 * i, even * cosine - odd * sine);
     store_plain(rope, 0, 2 * i + 1, even * sine + odd * cosine);
+  }
+}
+
+/// 1 / sqrt(mean(x^2) + eps) of the query's latent and of the cached one.
+struct NormFactors {
+  float query;
+  float cached;
+};
+
+/// From each lane's sums of squares, warps in ascending order.
+__device__ NormFactors norm_factors(const LatentParams& p,
+                                    float query_squares,
+                                    float cached_squares) {
+  __shared__ float partial[2][kLatentWarps];
+  const float query = warp_sum(query_squares);
+  const float cached = warp_sum(cached_squares);
+  if (threadIdx.x % 32 == 0) {
+    partial[0][threadIdx.x / 32] = query;
+    partial[1][threadIdx.x / 32] = cached;
+  }
+  __syncthreads();
+  const auto factor = [&](const float* sums, int64_t count) {
+    float total = 0.0F;
+    for (uint32_t w = 0; w < blockDim.x / 32; ++w) {
+      total += sums[w];
+    }
+    return __fdiv_rn(1.0F, __fsqrt_rn(__fdiv_rn(total, static_cast<float>(count)) + p.eps));
+  };
+  return {factor(partial[0], p.q_rank), factor(partial[1], p.latents)};
+}
+
+__device__ void store_latents(const LatentParams& p,
+                              const LatentGroup& group,
+                              int64_t m,
+                              std::byte* record,
+                              const float (&values)[4]) {
+  if (group.is_query) {
+    store_group_quads(p.out_q, m, group.column, group.columns, values);
+  } else if (record == nullptr) {
+    return;
+  } else if (p.kv_type == DType::f8_e4m3) {
+    store_latent_group(record, p.scales_at, group.column, group.columns, values);
+  } else {
+    const int64_t column = group.column + threadIdx.x % 32 * 4;
+    store_quad({record, 0, p.kv_type == DType::bf16}, 0, column, group.columns, values);
+  }
+}
+
+/// blockDim.x = 32 times the groups of both latents, at most kLatentWarps; a warp's groups past its
+/// first are read twice.
+__global__ void __launch_bounds__(kLatentWarps * 32) latent_write_kernel(LatentParams p,
+                                                                         int32_t num_groups) {
+  const int64_t m = blockIdx.x;
+  const int32_t warp = threadIdx.x / 32;
+  const auto warps = static_cast<int32_t>(blockDim.x) / 32;
+  const LatentGroup first(p, warp);
+  float weights[4] = {};
+  first.load(first.weight, 0, weights);
+  wait_for_previous();
+  let_next_start();
+  const int64_t position = p.geometry.positions[m];
+  float kept[4] = {};
+  first.load(first.values, m, kept);
+  float query_squares = 0.0F;
+  float cached_squares = 0.0F;
+  for (int32_t index = warp; index < num_groups; index += warps) {
+    const LatentGroup group(p, index);
+    float values[4] = {kept[0], kept[1], kept[2], kept[3]};
+    if (index != warp) {
+      values[0] = values[1] = values[2] = values[3] = 0.0F;
+      group.load(group.values, m, values);
+    }
+    float sum = 0.0F;
+#pragma unroll
+    for (int32_t j = 0; j < 4; ++j) {
+      sum = fmaf(values[j], values[j], sum);
+    }
+    query_squares += group.is_query ? sum : 0.0F;
+    cached_squares += group.is_query ? 0.0F : sum;
+  }
+  std::byte* record = record_of(p, m, position);
+  if (warp == warps - 1 && record != nullptr) {
+    write_rope(p, m, position, record);
+  }
+  const NormFactors factors = norm_factors(p, query_squares, cached_squares);
+  for (int32_t index = warp; index < num_groups; index += warps) {
+    const LatentGroup group(p, index);
+    if (index != warp) {
+      group.load(group.values, m, kept);
+      group.load(group.weight, 0, weights);
+    }
+    const float factor = group.is_query ? factors.query : factors.cached;
+    float values[4];
+#pragma unroll
+    for (int32_t j = 0; j < 4; ++j) {
+      values[j] = kept[j] * factor * weights[j];
+    }
+    store_latents(p, group, m, record, values);
   }
 }
 
@@ -195,6 +266,8 @@ __global__ void __launch_bounds__(kThreads) rope_query_kernel(PlainMatrix q,
                                                               int64_t heads,
                                                               int64_t head_dim,
                                                               int64_t half) {
+  wait_for_previous();
+  let_next_start();
   const int64_t index = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (index >= num_pairs) {
     return;
@@ -281,7 +354,15 @@ void CudaOps::latent_write(const LatentWriteArgs& args, Stream& stream) {
     p.rope_at = record.rope_at();
     p.kv_type = record.dtype;
     p.eps = args.eps;
-    latent_write_kernel<<<static_cast<uint32_t>(tokens), kThreads, 0, handle>>>(p);
+    const int32_t groups = blocks_for(p.q_rank, kQuantGroup) + blocks_for(p.latents, kQuantGroup);
+    const int32_t warps = std::min(groups, kLatentWarps);
+    launch_early(latent_write_kernel,
+                 dim3(static_cast<uint32_t>(tokens)),
+                 dim3(static_cast<uint32_t>(warps * 32)),
+                 0,
+                 handle,
+                 p,
+                 groups);
   }
   end("latent_write", handle);
 }
@@ -294,15 +375,19 @@ void CudaOps::rope_query(const RopeQueryArgs& args, Stream& stream) {
   const int64_t pairs = args.q.shape[0] * heads * half;
   if (pairs > 0) {
     const PlainMatrix q{args.q.data, head_dim, args.q.dtype == DType::bf16};
-    rope_query_kernel<<<static_cast<uint32_t>(blocks_for(pairs, kThreads)), kThreads, 0, handle>>>(
-        q,
-        args.geometry->positions.as<int32_t>(),
-        args.rope_table.as<float>(),
-        args.rope_table.strides[0],
-        pairs,
-        heads,
-        head_dim,
-        half);
+    launch_early(rope_query_kernel,
+                 dim3(static_cast<uint32_t>(blocks_for(pairs, kThreads))),
+                 dim3(kThreads),
+                 0,
+                 handle,
+                 q,
+                 args.geometry->positions.as<int32_t>(),
+                 args.rope_table.as<float>(),
+                 args.rope_table.strides[0],
+                 pairs,
+                 heads,
+                 head_dim,
+                 half);
   }
   end("rope_query", handle);
 }
