@@ -88,14 +88,21 @@ struct DecodeParams {
   ActMatrix out;
   float scale = 0.0F;
   int32_t heads = 0;
-  int32_t most_splits = 0;
+  int32_t num_multiprocessors = 0;
+  bool by_page = false;          ///< a part is a page of the cache, not a split
+  int32_t most_parts = 0;        ///< of a token
   uint16_t* absorbed = nullptr;  ///< [count][heads][576]
-  float* partial = nullptr;      ///< [count][most_splits][heads][512]
-  float2* stats = nullptr;       ///< [count][most_splits][heads]: maximum (log2), sum
+  float* partial = nullptr;      ///< [count][most_parts][heads][512]
+  float2* stats = nullptr;       ///< [count][most_parts][heads]: maximum (log2), sum
 };
 
-int64_t decode_bytes_per_token(int32_t heads, int32_t most_splits);
+/// Heads that a block of the decode kernel serves.
+int32_t decode_head_tile(int32_t heads);
+int64_t decode_bytes_per_token(int32_t heads, int32_t most_parts);
 void launch_decode(const DecodeParams& params, cudaStream_t stream);
+/// The first and the last of its kernels.
+void launch_absorb(const DecodeParams& params, cudaStream_t stream);
+void launch_merge(const DecodeParams& params, cudaStream_t stream);
 
 struct PromptParams {
   StepView step;

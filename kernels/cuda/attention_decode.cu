@@ -1,18 +1,18 @@
-// Attention of generated tokens, absorbed form, on bf16 tensor cores: three kernels.
+// Attention of generated tokens, absorbed form, on bf16 tensor cores: three kernels, of which the
+// first and the last are in attention_absorb.cu.
 //
 //   absorb   q~ = (W_UK^T q_nope, q_pe) per head
-//   split    one block a (token, split of its cache, group of heads): S^T = K q~^T and
+//   split    one block a (token, part of its cache, group of heads): S^T = K q~^T and
 //            O^T += V^T P^T, so that cached tokens and latents lie on the 16 side of the
 //            instruction and the heads on its 8 side. V is the first 512 features of the same
 //            shared tile that K was. FP8 latents become bf16, exactly, on their way to the tile.
+//            Each page is summed from zero and folded into the split (attention_plan.h).
 //   merge    splits are merged in order, then projected with W_UV, then stored in out's format.
-//
-// Products of a head with its weights read 16 bytes a lane straight from memory: the order of a
-// contraction is free, so lane i of four takes features 8 i to 8 i + 7 of every 32, as two steps of
-// the instruction, of both operands alike.
 #include "attention.h"
+#include "attention_fold.cuh"
 #include "device_math.cuh"
 #include "kv_latents.cuh"
+#include "launch.cuh"
 #include "mma.cuh"
 
 namespace hadal::cuda {
@@ -30,8 +30,8 @@ constexpr int32_t kParts = 4;  ///< of the contraction of S, over warps
 constexpr int32_t kStepsPerPart = kWidth / 16 / kParts;
 constexpr int32_t kScoreStride = kStageTokens + 4;   ///< floats: eight columns in distinct banks
 constexpr int32_t kWeightStride = kStageTokens + 8;  ///< bf16
-constexpr int32_t kMergeRows = 16;
-constexpr int32_t kMergeStride = kLatents + 32;  ///< bf16
+constexpr int32_t kQueryStride = kWidth + 8;  ///< bf16: eight rows' same chunk lies in eight banks
+constexpr int32_t kPageStages = kKvPageTokens / kStageTokens;
 constexpr float kLog2e = 1.4426950408889634F;
 
 constexpr int32_t kCodesPerThread = kStageTokens / kWarps;  ///< chunks of 16, a lane each
@@ -40,86 +40,15 @@ static_assert(kStageTokens * kRowChunks % kThreads == 0);
 static_assert(kLatents == 16 * 32 && kStageTokens * kRope / 8 == kThreads);
 static_assert(kKvPageTokens % kStageTokens == 0);
 
-__device__ int32_t token_of(const TokenRange& tokens, int32_t index) {
-  const int32_t at = tokens.first + index;
-  return tokens.generated == nullptr ? at : tokens.generated[at];
-}
-
-/// c[t] += 16 rows of a times 8 kTiles rows of b, over kBlocks * 32 features. `low` and `high` are
-/// the lane's rows g and g + 8 of a (null = zeros), `b` its row g of tile 0; both at feature 8 i.
-template <int32_t kBlocks, int32_t kTiles>
-__device__ inline void multiply(float (&c)[kTiles][4],
-                                const uint16_t* low,
-                                const uint16_t* high,
-                                const uint16_t* b,
-                                int64_t b_stride) {
-#pragma unroll 4
-  for (int32_t block = 0; block < kBlocks; ++block) {
-    const uint4 zero = make_uint4(0, 0, 0, 0);
-    const uint4 x = low == nullptr ? zero : *reinterpret_cast<const uint4*>(low + block * 32);
-    const uint4 y = high == nullptr ? zero : *reinterpret_cast<const uint4*>(high + block * 32);
-#pragma unroll
-    for (int32_t t = 0; t < kTiles; ++t) {
-      const uint4 w = *reinterpret_cast<const uint4*>(b + 8 * t * b_stride + block * 32);
-      mma(c[t], x.x, y.x, x.y, y.y, w.x, w.y);
-      mma(c[t], x.z, y.z, x.w, y.w, w.z, w.w);
-    }
-  }
-}
-
-/// Grid (heads, latents / 128, tokens / 16): a warp gives 16 latents of 16 tokens.
-__global__ void __launch_bounds__(kThreads) absorb_kernel(DecodeParams p) {
-  const int64_t head = blockIdx.x;
-  const int32_t first = static_cast<int32_t>(blockIdx.z) * 16;
-  const int32_t lane = threadIdx.x % 32;
-  const int32_t g = lane / 4;
-  const int32_t i = lane % 4;
-  const int32_t column = static_cast<int32_t>(blockIdx.y) * 128 + threadIdx.x / 32 * 16;
-  const uint16_t* rows[2];
-#pragma unroll
-  for (int32_t half = 0; half < 2; ++half) {
-    const int32_t index = first + g + 8 * half;
-    rows[half] =
-        index < p.tokens.count
-            ? p.q + (token_of(p.tokens, index) * static_cast<int64_t>(p.heads) + head) * kHeadDim +
-                  8 * i
-            : nullptr;
-  }
-  float c[2][4] = {};
-  const uint16_t* weight = p.key_weight + (head * kLatents + column + g) * kNope + 8 * i;
-  multiply<kNope / 32, 2>(c, rows[0], rows[1], weight, kNope);
-#pragma unroll
-  for (int32_t half = 0; half < 2; ++half) {
-    const int32_t index = first + g + 8 * half;
-    if (index < p.tokens.count) {
-      uint16_t* out = p.absorbed + (static_cast<int64_t>(index) * p.heads + head) * kWidth;
-#pragma unroll
-      for (int32_t t = 0; t < 2; ++t) {
-        *reinterpret_cast<uint32_t*>(out + column + 8 * t + 2 * i) =
-            f32_to_bf16x2(c[t][2 * half], c[t][2 * half + 1]);
-      }
-    }
-  }
-  // The rope part, 8 chunks a token.
-  if (blockIdx.y == 0 && threadIdx.x < 128) {
-    const int32_t index = first + static_cast<int32_t>(threadIdx.x) / 8;
-    const int32_t chunk = static_cast<int32_t>(threadIdx.x) % 8 * 8;
-    if (index < p.tokens.count) {
-      const int64_t row = token_of(p.tokens, index) * static_cast<int64_t>(p.heads) + head;
-      const int64_t to = static_cast<int64_t>(index) * p.heads + head;
-      *reinterpret_cast<uint4*>(p.absorbed + to * kWidth + kLatents + chunk) =
-          *reinterpret_cast<const uint4*>(p.q + row * kHeadDim + kNope + chunk);
-    }
-  }
-}
-
 /// Shared memory of the split kernel for kTiles * 8 heads.
 template <int32_t kTiles>
 struct SplitShared {
   alignas(128) std::byte stages[2][kStageBytes];
   float scores[kParts][kTiles * 8][kScoreStride];
   uint16_t weights[kTiles * 8][kWeightStride];
-  float keep[kTiles * 8];
+  float keep[kTiles * 8];   ///< factor of the page's sums so far
+  alignas(16) float2 fold[kTiles * 8];  ///< factors of the split's sums and of the page's
+  alignas(16) uint16_t queries[kTiles > 1 ? kTiles * 8 : 1][kQueryStride];
 };
 
 /// Records of the 32 tokens from `first` on (a multiple of 32).
@@ -178,10 +107,67 @@ __device__ inline void store_stage(const StageCodes& codes, std::byte* stage) {
   }
 }
 
-/// A part of S^T = K q~^T for 16 tokens; the warp's queries are in registers.
+/// A warp's part of the queries as B fragments; heads past the last are zeros. Those of 8 heads
+/// stay in registers, for which 16 heads' sums leave no room: they lie in shared memory.
+template <int32_t kTiles>
+struct Queries {
+  static constexpr bool kInRegisters = kTiles == 1;
+  uint32_t held[kInRegisters ? kStepsPerPart : 1][2];
+
+  __device__ void load(const DecodeParams& p,
+                       int32_t first_head,
+                       int32_t part,
+                       SplitShared<kTiles>& s) {
+    const uint16_t* rows =
+        p.absorbed + (static_cast<int64_t>(blockIdx.y) * p.heads + first_head) * kWidth;
+    if constexpr (kInRegisters) {
+      const int32_t head = threadIdx.x % 32 / 4;
+      const uint16_t* source =
+          rows + head * kWidth + part * kStepsPerPart * 16 + threadIdx.x % 4 * 2;
+      const bool valid = first_head + head < p.heads;
+#pragma unroll
+      for (int32_t step = 0; step < kStepsPerPart; ++step) {
+        held[step][0] = valid ? *reinterpret_cast<const uint32_t*>(source + step * 16) : 0;
+        held[step][1] = valid ? *reinterpret_cast<const uint32_t*>(source + step * 16 + 8) : 0;
+      }
+    } else {
+      for (int32_t index = threadIdx.x; index < kTiles * 8 * kRowChunks; index += kThreads) {
+        const int32_t head = index / kRowChunks;
+        const int32_t at = index % kRowChunks * 8;
+        uint4 chunk = make_uint4(0, 0, 0, 0);
+        if (first_head + head < p.heads) {
+          chunk = *reinterpret_cast<const uint4*>(rows + head * kWidth + at);
+        }
+        *reinterpret_cast<uint4*>(&s.queries[head][at]) = chunk;
+      }
+    }
+  }
+
+  __device__ void at(int32_t part,
+                     int32_t step,
+                     const SplitShared<kTiles>& s,
+                     uint32_t (&b)[kTiles][2]) const {
+    if constexpr (kInRegisters) {
+      b[0][0] = held[step][0];
+      b[0][1] = held[step][1];
+    } else {
+      static_assert(kTiles == 2);
+      const int32_t lane = threadIdx.x % 32;
+      const int32_t chunk = (part * kStepsPerPart + step) * 2 + lane / 8 % 2;
+      uint32_t r[4];
+      load_matrices(r, shared_address(&s.queries[lane % 8 + lane / 16 * 8][chunk * 8]));
+      b[0][0] = r[0];
+      b[0][1] = r[1];
+      b[1][0] = r[2];
+      b[1][1] = r[3];
+    }
+  }
+};
+
+/// A part of S^T = K q~^T for 16 tokens.
 template <int32_t kTiles>
 __device__ inline void scores_of(uint32_t stage,
-                                 const uint32_t (&q)[kStepsPerPart][kTiles][2],
+                                 const Queries<kTiles>& queries,
                                  int32_t token,
                                  int32_t part,
                                  SplitShared<kTiles>& s) {
@@ -190,11 +176,13 @@ __device__ inline void scores_of(uint32_t stage,
 #pragma unroll
   for (int32_t step = 0; step < kStepsPerPart; ++step) {
     uint32_t a[4];
+    uint32_t b[kTiles][2];
     const int32_t chunk = (part * kStepsPerPart + step) * 2 + lane / 16;
     load_matrices(a, stage + swizzled(token + lane % 16, chunk, kRowBytes));
+    queries.at(part, step, s, b);
 #pragma unroll
     for (int32_t t = 0; t < kTiles; ++t) {
-      mma(c[t], a[0], a[1], a[2], a[3], q[step][t][0], q[step][t][1]);
+      mma(c[t], a[0], a[1], a[2], a[3], b[t][0], b[t][1]);
     }
   }
   const int32_t g = lane / 4;
@@ -208,42 +196,29 @@ __device__ inline void scores_of(uint32_t stage,
   }
 }
 
-/// The warp's part of the queries, as B fragments; heads past the last are zeros.
-template <int32_t kTiles>
-__device__ inline void load_queries(const DecodeParams& p,
-                                    int32_t first_head,
-                                    int32_t part,
-                                    uint32_t (&q)[kStepsPerPart][kTiles][2]) {
-  const int32_t g = threadIdx.x % 32 / 4;
-  const int32_t i = threadIdx.x % 4;
-#pragma unroll
-  for (int32_t t = 0; t < kTiles; ++t) {
-    const int32_t head = first_head + 8 * t + g;
-    const uint16_t* source = p.absorbed +
-                             (static_cast<int64_t>(blockIdx.y) * p.heads + head) * kWidth +
-                             part * kStepsPerPart * 16 + 2 * i;
-#pragma unroll
-    for (int32_t step = 0; step < kStepsPerPart; ++step) {
-      const bool valid = head < p.heads;
-      q[step][t][0] = valid ? *reinterpret_cast<const uint32_t*>(source + step * 16) : 0;
-      q[step][t][1] = valid ? *reinterpret_cast<const uint32_t*>(source + step * 16 + 8) : 0;
-    }
-  }
-}
-
-/// What a thread carries from stage to stage: its part of O^T, and the softmax of its warp's heads.
+/// A thread's part of O^T, and the softmax of its warp's heads.
 template <int32_t kTiles>
 struct Running {
-  float out[4][kTiles][4];
+  float out[4][kTiles][4] = {};
   float max[kTiles];
-  float total[kTiles];
+  float total[kTiles] = {};
+
+  __device__ Running() {
+#pragma unroll
+    for (int32_t t = 0; t < kTiles; ++t) {
+      max[t] = -INFINITY;
+    }
+  }
 };
 
-/// Scores become weights: warp w has heads w + 8 t, lane l token l of the stage.
+/// Scores become weights: warp w has heads w + 8 t, lane l token l of the stage. The last stage of
+/// a page folds the page's maximum and total into the split's.
 template <int32_t kTiles>
 __device__ inline void weigh_stage(int32_t num_valid,
+                                   bool ends_page,
                                    float scale,
-                                   Running<kTiles>& running,
+                                   Running<kTiles>& page,
+                                   Running<kTiles>& split,
                                    SplitShared<kTiles>& s) {
   const int32_t lane = threadIdx.x % 32;
 #pragma unroll
@@ -252,14 +227,47 @@ __device__ inline void weigh_stage(int32_t num_valid,
     float score = s.scores[0][column][lane] + s.scores[1][column][lane];
     score += s.scores[2][column][lane] + s.scores[3][column][lane];
     score = lane < num_valid ? score * scale : -INFINITY;
-    const float new_max = fmaxf(running.max[t], warp_max(score));
+    const float new_max = fmaxf(page.max[t], warp_max(score));
     const float weight = exp2f(score - new_max);
-    const float keep = exp2f(running.max[t] - new_max);
-    running.total[t] = running.total[t] * keep + warp_sum(weight);
-    running.max[t] = new_max;
+    const float keep = exp2f(page.max[t] - new_max);
+    page.total[t] = page.total[t] * keep + warp_sum(weight);
+    page.max[t] = new_max;
     s.weights[column][lane] = f32_to_bf16_bits(weight);
     if (lane == 0) {
       s.keep[column] = keep;
+    }
+    if (ends_page) {
+      float2 stats = make_float2(split.max[t], split.total[t]);
+      const float2 factors = fold_stats(stats, make_float2(page.max[t], page.total[t]));
+      split.max[t] = stats.x;
+      split.total[t] = stats.y;
+      page.max[t] = -INFINITY;
+      page.total[t] = 0.0F;
+      if (lane == 0) {
+        s.fold[column] = factors;
+      }
+    }
+  }
+}
+
+/// The page's sums go into the split's, and begin again.
+template <int32_t kTiles>
+__device__ inline void fold_page(Running<kTiles>& page,
+                                 Running<kTiles>& split,
+                                 const SplitShared<kTiles>& s) {
+  const int32_t i = threadIdx.x % 4;
+#pragma unroll
+  for (int32_t t = 0; t < kTiles; ++t) {
+    const float4 factors = *reinterpret_cast<const float4*>(&s.fold[8 * t + 2 * i]);
+#pragma unroll
+    for (int32_t m = 0; m < 4; ++m) {
+#pragma unroll
+      for (int32_t e = 0; e < 4; ++e) {
+        const float2 f = e % 2 == 0 ? make_float2(factors.x, factors.y)
+                                    : make_float2(factors.z, factors.w);
+        split.out[m][t][e] = fold(split.out[m][t][e], page.out[m][t][e], f);
+        page.out[m][t][e] = 0.0F;
+      }
     }
   }
 }
@@ -314,7 +322,7 @@ __device__ inline void store_split(const DecodeParams& p,
                                    const Running<kTiles>& running) {
   const int32_t lane = threadIdx.x % 32;
   const int32_t warp = threadIdx.x / 32;
-  const int64_t slot = static_cast<int64_t>(blockIdx.y) * p.most_splits + blockIdx.x;
+  const int64_t slot = static_cast<int64_t>(blockIdx.y) * p.most_parts + blockIdx.x;
 #pragma unroll
   for (int32_t t = 0; t < kTiles; ++t) {
 #pragma unroll
@@ -336,17 +344,27 @@ __device__ inline void store_split(const DecodeParams& p,
   }
 }
 
-/// Grid (splits, tokens, groups of heads). BF16 pages are two stages ahead in shared memory. FP8
-/// codes are one stage ahead in registers, and leave them when the stage before has been used.
+/// Tokens [begin, end) of the block's part; none past the last one.
+__device__ inline int2 part_of(const DecodeParams& p, int32_t length) {
+  const int32_t part = blockIdx.x;
+  if (p.by_page) {
+    const int32_t begin = part * kKvPageTokens;
+    return make_int2(begin, min(begin + kKvPageTokens, length));
+  }
+  return make_int2(split_begin(length, part), split_begin(length, part + 1));
+}
+
+/// Grid (parts, tokens, groups of heads). BF16 pages are two stages ahead in shared memory. FP8
+/// codes are one stage ahead in registers, and leave them when the stage before has been used. The
+/// cache is read before absorb has ended: see there.
 template <int32_t kTiles, bool kFp8>
 __global__ void __launch_bounds__(kThreads, 2) split_kernel(DecodeParams p) {
   extern __shared__ __align__(128) std::byte memory[];
   auto& s = *reinterpret_cast<SplitShared<kTiles>*>(memory);
   const int32_t token = token_of(p.tokens, blockIdx.y);
-  const int32_t length = p.step.positions[token] + 1;
-  const int32_t begin = split_begin(length, blockIdx.x);
-  const int32_t end = split_begin(length, blockIdx.x + 1);
+  const auto [begin, end] = part_of(p, p.step.positions[token] + 1);
   if (begin >= end) {
+    wait_for_previous();
     return;
   }
   const int64_t row = p.step.token_rows[token];
@@ -368,13 +386,12 @@ __global__ void __launch_bounds__(kThreads, 2) split_kernel(DecodeParams p) {
 
   // Warp w: tokens 16 (w % 2).. of a stage, part w / 2 of the contraction.
   const int32_t warp = threadIdx.x / 32;
-  uint32_t q[kStepsPerPart][kTiles][2];
-  load_queries<kTiles>(p, first_head, warp / 2, q);
-  Running<kTiles> running = {};
-#pragma unroll
-  for (int32_t t = 0; t < kTiles; ++t) {
-    running.max[t] = -INFINITY;
-  }
+  Queries<kTiles> queries;
+  wait_for_previous();
+  let_next_start();
+  queries.load(p, first_head, warp / 2, s);
+  Running<kTiles> page;
+  Running<kTiles> split;
   for (int32_t index = 0; index < num_stages; ++index) {
     const uint32_t stage = shared_address(s.stages[index % 2]);
     const int32_t first = begin + index * kStageTokens;
@@ -387,11 +404,15 @@ __global__ void __launch_bounds__(kThreads, 2) split_kernel(DecodeParams p) {
       }
       commit_copies();
     }
-    scores_of<kTiles>(stage, q, warp % 2 * 16, warp / 2, s);
+    scores_of<kTiles>(stage, queries, warp % 2 * 16, warp / 2, s);
     __syncthreads();
-    weigh_stage<kTiles>(end - first, p.scale * kLog2e, running, s);
+    const bool ends_page = index % kPageStages == kPageStages - 1 || index + 1 == num_stages;
+    weigh_stage<kTiles>(end - first, ends_page, p.scale * kLog2e, page, split, s);
     __syncthreads();
-    accumulate_stage<kTiles>(stage, running, s);
+    accumulate_stage<kTiles>(stage, page, s);
+    if (ends_page) {
+      fold_page(page, split, s);
+    }
     if constexpr (kFp8) {
       if (index + 1 < num_stages) {
         store_stage(codes, next);
@@ -404,98 +425,7 @@ __global__ void __launch_bounds__(kThreads, 2) split_kernel(DecodeParams p) {
       commit_copies();
     }
   }
-  store_split<kTiles>(p, first_head, running);
-}
-
-/// Latents of one (token, head) from its splits, two a thread; zeros without any.
-__device__ float2 merge_splits(const DecodeParams& p, int64_t index, int64_t head, int32_t splits) {
-  if (splits == 0) {
-    return make_float2(0.0F, 0.0F);
-  }
-  const int64_t slot = index * p.most_splits;
-  float max = -INFINITY;
-  for (int32_t i = 0; i < splits; ++i) {
-    max = fmaxf(max, p.stats[(slot + i) * p.heads + head].x);
-  }
-  float total = 0.0F;
-  float2 sum = make_float2(0.0F, 0.0F);
-#pragma unroll 4
-  for (int32_t i = 0; i < splits; ++i) {
-    const int64_t at = (slot + i) * p.heads + head;
-    const float2 stats = p.stats[at];
-    const float weight = exp2f(stats.x - max);
-    const float2 part =
-        *reinterpret_cast<const float2*>(p.partial + at * kLatents + 2 * threadIdx.x);
-    total += stats.y * weight;
-    sum.x += part.x * weight;
-    sum.y += part.y * weight;
-  }
-  return make_float2(sum.x / total, sum.y / total);
-}
-
-/// Grid (heads, tokens / 16): a warp gives 16 values of 16 tokens.
-__global__ void __launch_bounds__(kThreads) merge_kernel(DecodeParams p) {
-  __shared__ alignas(16) uint16_t latents[kMergeRows][kMergeStride];
-  __shared__ float amax[kWarps][kMergeRows];
-  const int64_t head = blockIdx.x;
-  const int32_t first = static_cast<int32_t>(blockIdx.y) * kMergeRows;
-  for (int32_t r = 0; r < kMergeRows; ++r) {
-    float2 pair = make_float2(0.0F, 0.0F);
-    if (first + r < p.tokens.count) {
-      const int32_t token = token_of(p.tokens, first + r);
-      pair = merge_splits(p, first + r, head, splits_of(p.step.positions[token] + 1));
-    }
-    *reinterpret_cast<uint32_t*>(&latents[r][2 * threadIdx.x]) = f32_to_bf16x2(pair.x, pair.y);
-  }
-  __syncthreads();
-  const int32_t lane = threadIdx.x % 32;
-  const int32_t warp = threadIdx.x / 32;
-  const int32_t g = lane / 4;
-  const int32_t i = lane % 4;
-  const int32_t column = warp * 16;
-  float c[2][4] = {};
-  const uint16_t* weight = p.kv_b + (head * kSlab + kNope + column + g) * kLatents + 8 * i;
-  multiply<kLatents / 32, 2>(c, &latents[g][8 * i], &latents[g + 8][8 * i], weight, kLatents);
-  float scale[2] = {1.0F, 1.0F};
-  if (p.out.format == ActFormat::e4m3) {
-#pragma unroll
-    for (int32_t half = 0; half < 2; ++half) {
-      float largest = fmaxf(fmaxf(fabsf(c[0][2 * half]), fabsf(c[0][2 * half + 1])),
-                            fmaxf(fabsf(c[1][2 * half]), fabsf(c[1][2 * half + 1])));
-      largest = fmaxf(largest, __shfl_xor_sync(kFullMask, largest, 1));
-      largest = fmaxf(largest, __shfl_xor_sync(kFullMask, largest, 2));
-      if (i == 0) {
-        amax[warp][g + 8 * half] = largest;
-      }
-    }
-    __syncthreads();
-#pragma unroll
-    for (int32_t half = 0; half < 2; ++half) {
-      float largest = 0.0F;
-#pragma unroll
-      for (int32_t w = 0; w < kWarps; ++w) {
-        largest = fmaxf(largest, amax[w][g + 8 * half]);
-      }
-      scale[half] = scale_of_amax(largest);
-    }
-  }
-#pragma unroll
-  for (int32_t half = 0; half < 2; ++half) {
-    const int32_t index = first + g + 8 * half;
-    if (index >= p.tokens.count) {
-      continue;
-    }
-    const int64_t token = token_of(p.tokens, index);
-    if (p.out.format == ActFormat::e4m3 && warp == 0 && i == 0) {
-      store_scale(p.out, token, head, scale[half]);
-    }
-#pragma unroll
-    for (int32_t t = 0; t < 2; ++t) {
-      const int64_t at = head * kValue + column + 8 * t + 2 * i;
-      store_act(p.out, token, at, c[t][2 * half], scale[half]);
-      store_act(p.out, token, at + 1, c[t][2 * half + 1], scale[half]);
-    }
-  }
+  store_split<kTiles>(p, first_head, split);
 }
 
 template <int32_t kTiles, bool kFp8>
@@ -505,31 +435,34 @@ void launch_split(const DecodeParams& p, cudaStream_t stream) {
   // Idempotent, and no work of the stream: legal while a graph is captured.
   (void)cudaFuncSetAttribute(
       split_kernel<kTiles, kFp8>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  const dim3 grid(static_cast<uint32_t>(p.most_splits),
+  const dim3 grid(static_cast<uint32_t>(p.most_parts),
                   static_cast<uint32_t>(p.tokens.count),
                   static_cast<uint32_t>((p.heads + kHeads - 1) / kHeads));
-  split_kernel<kTiles, kFp8><<<grid, kThreads, static_cast<size_t>(bytes), stream>>>(p);
+  launch_early(
+      split_kernel<kTiles, kFp8>, grid, dim3(kThreads), static_cast<size_t>(bytes), stream, p);
 }
 
 }  // namespace
 
-int64_t decode_bytes_per_token(int32_t heads, int32_t most_splits) {
+int32_t decode_head_tile(int32_t heads) {
+  return heads <= 8 ? 8 : 16;
+}
+
+int64_t decode_bytes_per_token(int32_t heads, int32_t most_parts) {
   const int64_t absorbed = static_cast<int64_t>(heads) * kWidth * 2;
-  const int64_t partial = static_cast<int64_t>(most_splits) * heads * (kLatents * 4 + 8);
+  const int64_t partial = static_cast<int64_t>(most_parts) * heads * (kLatents * 4 + 8);
   return absorbed + partial;
 }
 
 void launch_decode(const DecodeParams& p, cudaStream_t stream) {
-  const auto heads = static_cast<uint32_t>(p.heads);
-  const auto tiles = static_cast<uint32_t>((p.tokens.count + 15) / 16);
-  absorb_kernel<<<dim3(heads, kLatents / 128, tiles), kThreads, 0, stream>>>(p);
+  launch_absorb(p, stream);
   const bool is_fp8 = p.step.kv_type == DType::f8_e4m3;
-  if (p.heads <= 8) {
+  if (decode_head_tile(p.heads) == 8) {
     is_fp8 ? launch_split<1, true>(p, stream) : launch_split<1, false>(p, stream);
   } else {
     is_fp8 ? launch_split<2, true>(p, stream) : launch_split<2, false>(p, stream);
   }
-  merge_kernel<<<dim3(heads, tiles), kThreads, 0, stream>>>(p);
+  launch_merge(p, stream);
 }
 
 }  // namespace hadal::cuda

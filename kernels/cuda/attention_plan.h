@@ -1,9 +1,11 @@
 // How attention is cut into work: integer functions that host and kernels share, and that tests
 // call.
 //
-// A generated token's cache is cut into splits whose bounds depend on its own length alone, so its
-// sums are the same in every batch. Prompt rows are cut into tiles of queries; the keys' tiles are
-// pages, at fixed positions.
+// A generated token's cache is cut into splits whose bounds depend on its own length alone. Each
+// page is summed from zero, the pages of a split are folded in order, then the splits are merged:
+// one tree, whoever does a part of it, so a block may have a split or, where splits are too few to
+// fill the device, a page, and a token's sums are the same in every batch. Prompt rows are cut into
+// tiles of queries; the keys' tiles lie at fixed positions.
 #pragma once
 
 #include <cstdint>
@@ -27,15 +29,17 @@ constexpr int32_t pages_of(int32_t tokens) {
   return (tokens + kKvPageTokens - 1) / kKvPageTokens;
 }
 
-/// Pages of one split of a sequence of this many: 4 up to 16,384 tokens, then 1/64 of the sequence.
+inline constexpr int32_t kSplitPages = 4;  ///< of a split, at least
+inline constexpr int32_t kMostSplits = 128;
+
+/// Pages of one split of a sequence of this many: 4 up to 32,768 tokens, then 1/128 of the
+/// sequence.
 constexpr int32_t pages_per_split(int32_t pages) {
-  constexpr int32_t kLeast = 4;
-  constexpr int32_t kMostSplits = 64;
   const int32_t even = (pages + kMostSplits - 1) / kMostSplits;
-  return even > kLeast ? even : kLeast;
+  return even > kSplitPages ? even : kSplitPages;
 }
 
-/// At most 64.
+/// At most kMostSplits.
 constexpr int32_t splits_of(int32_t tokens) {
   const int32_t pages = pages_of(tokens);
   const int32_t each = pages_per_split(pages);
@@ -45,7 +49,14 @@ constexpr int32_t splits_of(int32_t tokens) {
 /// Largest splits_of of any length up to this one: the function is not monotone where splits grow.
 constexpr int32_t most_splits_of(int32_t tokens) {
   const int32_t pages = pages_of(tokens);
-  return pages >= 256 ? 64 : (pages + 3) / 4;
+  return pages >= kSplitPages * kMostSplits ? kMostSplits : (pages + kSplitPages - 1) / kSplitPages;
+}
+
+/// Whether blocks of one page each are all resident at once, two a multiprocessor, so that splits
+/// are better cut into them. `units` = tokens times groups of heads, of at most `most_tokens`.
+constexpr bool is_cut_by_page(int64_t units, int32_t most_tokens, int32_t num_multiprocessors) {
+  const int32_t pages = pages_of(most_tokens);
+  return pages <= kSplitPages * kMostSplits && units * pages <= 2 * int64_t{num_multiprocessors};
 }
 
 /// Tokens [begin, end) of split `index`; empty past the last one.

@@ -27,6 +27,7 @@ struct DeviceInfo {
 };
 
 struct StepSchedule;
+struct TokenRange;
 
 class CudaOps final : public Ops {
  public:
@@ -89,6 +90,10 @@ class CudaOps final : public Ops {
   StepSchedule schedule() const;
   /// Aborts when begin_step was not given this step.
   void require_schedule(const BatchGeometry& geometry) const;
+  /// Generated tokens that the workspace holds at once.
+  int32_t tokens_at_once(const TokenRange& all, int64_t bytes_per_token) const;
+  void standard_generated(const AttentionArgs& args, const TokenRange& all, cudaStream_t stream);
+  void generic_generated(const AttentionArgs& args, const TokenRange& all, cudaStream_t stream);
   void standard_prompt(const AttentionArgs& args, cudaStream_t stream);
   void generic_prompt(const AttentionArgs& args, cudaStream_t stream);
 

@@ -215,54 +215,76 @@ void CudaOps::attention_generated(const AttentionArgs& args, Stream& stream) {
   const BatchGeometry& g = *args.geometry;
   require_schedule(g);
   const int32_t num_generated = g.num_tokens - g.num_prompt_tokens;
-  const int32_t most_splits = most_splits_of(g.max_kv_length);
-  const AttentionShape shape = shape_of(args);
-  const bool standard = is_standard(args);
-  const int64_t per_token = standard ? decode_bytes_per_token(shape.heads, most_splits)
-                                     : generic_decode_floats(shape, most_splits) * 4;
-  const int64_t fit = (workspace_.free_bytes() - 4 * kAlignment) / per_token;
-  HADAL_CHECK(fit > 0 || num_generated == 0,
-              "attention_generated: one token of " + std::to_string(g.max_kv_length) +
-                  " does not fit the workspace: reserve() was given less");
-  constexpr int64_t kMostTokens = 32768;  // of a grid's second dimension
-  const auto at_once = static_cast<int32_t>(std::min({fit, kMostTokens, int64_t{num_generated}}));
-  TokenRange range;
-  range.generated = g.num_prompt_tokens > 0 ? schedule().generated : nullptr;
-  const auto splits = static_cast<int64_t>(most_splits);
-  if (standard) {
-    const CudaWeight& kv_b = cuda_weight(args.kv_b);
-    DecodeParams params;
-    params.step = step_view(args);
-    params.q = args.q.as<uint16_t>();
-    params.key_weight = kv_b.transposed_keys();
-    params.kv_b = kv_b.dense_kv_b();
-    params.out = act_matrix(args.out);
-    params.scale = args.softmax_scale;
-    params.heads = shape.heads;
-    params.most_splits = most_splits;
-    params.absorbed = workspace_.take<uint16_t>(int64_t{at_once} * shape.heads * kWidth);
-    params.partial = workspace_.take<float>(at_once * splits * shape.heads * kLatents);
-    params.stats = workspace_.take<float2>(at_once * splits * shape.heads);
-    for (range.first = 0; range.first < num_generated; range.first += at_once) {
-      range.count = std::min(at_once, num_generated - range.first);
-      params.tokens = range;
-      launch_decode(params, handle);
-    }
-  } else {
-    GenericDecodeParams params;
-    params.common = generic_params(args);
-    params.most_splits = most_splits;
-    params.absorbed =
-        workspace_.take<float>(int64_t{at_once} * shape.heads * (shape.latents + shape.rope));
-    params.partial = workspace_.take<float>(at_once * splits * shape.heads * (shape.latents + 2));
-    params.common.heads_out = workspace_.take<float>(int64_t{at_once} * shape.heads * shape.value);
-    for (range.first = 0; range.first < num_generated; range.first += at_once) {
-      range.count = std::min(at_once, num_generated - range.first);
-      params.tokens = range;
-      launch_generic_decode(params, handle);
-    }
+  TokenRange all;
+  all.generated = g.num_prompt_tokens > 0 ? schedule().generated : nullptr;
+  all.count = num_generated;
+  if (num_generated > 0) {
+    is_standard(args) ? standard_generated(args, all, handle)
+                      : generic_generated(args, all, handle);
   }
   end("attention_generated", handle);
+}
+
+int32_t CudaOps::tokens_at_once(const TokenRange& all, int64_t bytes_per_token) const {
+  const int64_t fit = (workspace_.free_bytes() - 4 * kAlignment) / bytes_per_token;
+  HADAL_CHECK(
+      fit > 0,
+      "attention_generated: one token does not fit the workspace: reserve() was given less");
+  constexpr int64_t kMostTokens = 32768;  // of a grid's second dimension
+  return static_cast<int32_t>(std::min({fit, kMostTokens, int64_t{all.count}}));
+}
+
+void CudaOps::standard_generated(const AttentionArgs& args,
+                                 const TokenRange& all,
+                                 cudaStream_t stream) {
+  const CudaWeight& kv_b = cuda_weight(args.kv_b);
+  const int32_t most_tokens = args.geometry->max_kv_length;
+  DecodeParams params;
+  params.step = step_view(args);
+  params.q = args.q.as<uint16_t>();
+  params.key_weight = kv_b.transposed_keys();
+  params.kv_b = kv_b.dense_kv_b();
+  params.out = act_matrix(args.out);
+  params.scale = args.softmax_scale;
+  params.heads = shape_of(args).heads;
+  params.num_multiprocessors = device_.num_multiprocessors;
+  const int32_t tile = decode_head_tile(params.heads);
+  const int64_t head_groups = (params.heads + tile - 1) / tile;
+  params.by_page =
+      is_cut_by_page(all.count * head_groups, most_tokens, device_.num_multiprocessors);
+  params.most_parts = params.by_page ? pages_of(most_tokens) : most_splits_of(most_tokens);
+  const int32_t at_once =
+      tokens_at_once(all, decode_bytes_per_token(params.heads, params.most_parts));
+  const int64_t rows = int64_t{at_once} * params.most_parts * params.heads;
+  params.absorbed = workspace_.take<uint16_t>(int64_t{at_once} * params.heads * kWidth);
+  params.partial = workspace_.take<float>(rows * kLatents);
+  params.stats = workspace_.take<float2>(rows);
+  params.tokens = all;
+  for (int32_t first = 0; first < all.count; first += at_once) {
+    params.tokens.first = first;
+    params.tokens.count = std::min(at_once, all.count - first);
+    launch_decode(params, stream);
+  }
+}
+
+void CudaOps::generic_generated(const AttentionArgs& args,
+                                const TokenRange& all,
+                                cudaStream_t stream) {
+  GenericDecodeParams params;
+  params.common = generic_params(args);
+  const AttentionShape& shape = params.common.shape;
+  params.most_splits = most_splits_of(args.geometry->max_kv_length);
+  const int32_t at_once = tokens_at_once(all, generic_decode_floats(shape, params.most_splits) * 4);
+  const int64_t rows = int64_t{at_once} * shape.heads;
+  params.absorbed = workspace_.take<float>(rows * (shape.latents + shape.rope));
+  params.partial = workspace_.take<float>(rows * params.most_splits * (shape.latents + 2));
+  params.common.heads_out = workspace_.take<float>(rows * shape.value);
+  params.tokens = all;
+  for (int32_t first = 0; first < all.count; first += at_once) {
+    params.tokens.first = first;
+    params.tokens.count = std::min(at_once, all.count - first);
+    launch_generic_decode(params, stream);
+  }
 }
 
 void CudaOps::attention_prompt(const AttentionArgs& args, Stream& stream) {

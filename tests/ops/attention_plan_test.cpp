@@ -14,7 +14,7 @@ TEST_CASE("attention plan: splits cover a length in order, whatever it is", "[op
     const int32_t splits = splits_of(tokens);
     most = splits > most ? splits : most;
     REQUIRE(splits >= 1);
-    REQUIRE(splits <= 64);
+    REQUIRE(splits <= kMostSplits);
     REQUIRE(most <= most_splits_of(tokens));
     REQUIRE(split_begin(tokens, 0) == 0);
     REQUIRE(split_begin(tokens, splits) == tokens);
@@ -27,7 +27,20 @@ TEST_CASE("attention plan: splits cover a length in order, whatever it is", "[op
   CHECK(splits_of(256) == 1);
   CHECK(splits_of(257) == 2);
   CHECK(splits_of(16384) == 64);
-  CHECK(splits_of(131072) == 64);
+  CHECK(splits_of(131072) == 128);
+}
+
+TEST_CASE("attention plan: few tokens are cut by page, whose splits are of four pages", "[ops]") {
+  CHECK(is_cut_by_page(1, 4096, 132));
+  CHECK(is_cut_by_page(4, 4096, 132));
+  CHECK_FALSE(is_cut_by_page(5, 4096, 132));
+  CHECK_FALSE(is_cut_by_page(1, 131072, 132));
+  CHECK_FALSE(is_cut_by_page(1, 131072, 1 << 20));
+  for (int32_t tokens = 1; tokens <= 163840; ++tokens) {
+    if (is_cut_by_page(1, tokens, 132)) {
+      REQUIRE(pages_per_split(pages_of(tokens)) == kSplitPages);
+    }
+  }
 }
 
 TEST_CASE("attention plan: a swizzled tile keeps every chunk, and eight rows apart", "[ops]") {
