@@ -11,7 +11,7 @@ namespace hadal::cuda {
 namespace {
 
 /// Least workspace: what ops that cut their work to fit (moe_down) run well with.
-constexpr int64_t kBaseWorkspaceBytes = int64_t{128} << 20;
+constexpr int64_t kBaseWorkspaceBytes = int64_t{256} << 20;
 
 int64_t workspace_bytes(const OpsLimits& limits) {
   return std::max(

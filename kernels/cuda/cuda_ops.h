@@ -14,6 +14,7 @@
 
 #include "cuda_stream.h"
 #include "cuda_weight.h"
+#include "moe_down.h"
 #include "product.h"
 #include "workspace.h"
 
@@ -84,6 +85,14 @@ class CudaOps final : public Ops {
                           bool is_pair,
                           const ChosenExperts& chosen,
                           cudaStream_t stream);
+
+  /// Products of some tokens and of the columns from column_begin on, and their sum.
+  void run_down_part(ProductArgs product,
+                     ProductMode mode,
+                     const SlotArgs& all,
+                     const ChosenExperts& chosen,
+                     int32_t column_begin,
+                     cudaStream_t stream);
 
   /// Makes the memory of schedule().
   Status reserve_schedule(Backend& backend, const OpsLimits& limits);

@@ -103,6 +103,11 @@ Status upload_scales(Backend& backend, const WeightSource& source, CudaWeight& w
   DeviceMatrix& m = weight.matrix;
   m.scales = reinterpret_cast<const float*>(weight.scales.data());
   m.scale_rows = reinterpret_cast<const int32_t*>(weight.scale_rows.data());
+  m.has_whole_blocks = true;
+  for (size_t n = 0; n < scale_rows.value().size(); ++n) {
+    m.has_whole_blocks =
+        m.has_whole_blocks && scale_rows.value()[n] == static_cast<int32_t>(n / kScaleBlock);
+  }
   m.num_groups = static_cast<int32_t>(source.parts.front().scale_inv.shape[1]);
   m.column_offset = static_cast<int32_t>(source.parts.front().column_offset);
   m.expert_scales = static_cast<int64_t>(scales.size()) / weight.num_experts();

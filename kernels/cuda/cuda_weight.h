@@ -21,6 +21,7 @@ struct DeviceMatrix {
   const std::byte* data = nullptr;
   const float* scales = nullptr;        ///< f8_e4m3 only
   const int32_t* scale_rows = nullptr;  ///< [rows], the same for all experts; f8_e4m3 only
+  bool has_whole_blocks = false;        ///< scale_rows[n] = n / 128 for every n
   int64_t row_bytes = 0;                ///< a multiple of 128 elements
   int64_t expert_bytes = 0;
   int64_t expert_scales = 0;

@@ -1,55 +1,149 @@
 // The two products over chosen experts.
 //
-// moe_down writes every slot's product to the workspace in float32 and then sums a token's slots in
-// slot order, tokens in chunks that the workspace holds; a chunk's size changes no bit.
+// moe_down of few tokens is one kernel (moe_down_fused.cu). Of more, every slot's product goes to
+// the workspace, and a second kernel sums a token's slots in slot order. Columns are cut into
+// stripes whose products fit the workspace, so that every weight is read once; only a step too long
+// for one narrow stripe is cut into tokens too. Neither cut changes a bit.
 #include <algorithm>
 
 #include "cuda_ops.h"
 #include "device_math.cuh"
-#include "product.h"
+#include "launch.cuh"
+#include "moe_down.h"
 
 namespace hadal::cuda {
 
 namespace {
 
 constexpr int32_t kThreads = 256;
-constexpr int32_t kMaxChunkTokens = 512;
+constexpr int32_t kStripeUnit = 256;  ///< columns of a stripe come in these
+constexpr int32_t kColumns = 8;       ///< that one thread sums
+constexpr int32_t kSlotsAhead = 5;    ///< whose products are loaded together
 
 struct ReduceArgs {
-  const float* products;  ///< [tokens * slots][hidden] of this chunk
-  const int32_t* expert_ids;
-  const float* expert_weights;
-  int64_t id_stride;
-  int64_t weight_stride;
-  int32_t top_k;
-  int32_t slots;
-  int32_t first_expert;
-  int32_t num_experts;
+  SlotArgs slots;             ///< `num_tokens` of this chunk
+  const std::byte* products;  ///< [num_tokens * slots][stride] of this chunk
+  int32_t stride;
   int32_t token_begin;
-  int32_t hidden;
-  PlainMatrix out;
+  int32_t column_begin;  ///< of the stripe
+  int32_t columns;
 };
 
-__global__ void __launch_bounds__(kThreads) reduce_kernel(ReduceArgs args) {
-  const int32_t column = static_cast<int32_t>(blockIdx.x * kThreads + threadIdx.x);
-  if (column >= args.hidden) {
-    return;
-  }
-  const int64_t token = args.token_begin + static_cast<int64_t>(blockIdx.y);
-  const int32_t* ids = args.expert_ids + token * args.id_stride;
-  const float* weights = args.expert_weights + token * args.weight_stride;
-  const float* products =
-      args.products + static_cast<int64_t>(blockIdx.y) * args.slots * args.hidden + column;
-  float sum = 0.0F;
-  for (int32_t slot = 0; slot < args.slots; ++slot) {
-    const bool is_shared = slot == args.top_k;
-    const int32_t local = is_shared ? 0 : ids[slot] - args.first_expert;
-    if (local >= 0 && local < args.num_experts) {
-      const float factor = is_shared ? 1.0F : weights[slot];
-      sum = fmaf(factor, products[static_cast<int64_t>(slot) * args.hidden], sum);
+/// kColumns neighbouring products.
+struct Products {
+  float values[kColumns];
+
+  template <bool kBf16>
+  __device__ void load(const std::byte* products, int64_t at) {
+    if constexpr (kBf16) {
+      const uint4 words =
+          __ldcs(reinterpret_cast<const uint4*>(reinterpret_cast<const uint16_t*>(products) + at));
+      const uint32_t all[4] = {words.x, words.y, words.z, words.w};
+#pragma unroll
+      for (int32_t i = 0; i < kColumns; ++i) {
+        values[i] = __uint_as_float(i % 2 == 0 ? all[i / 2] << 16 : all[i / 2] & 0xffff0000U);
+      }
+    } else {
+      const auto* from =
+          reinterpret_cast<const float4*>(reinterpret_cast<const float*>(products) + at);
+#pragma unroll
+      for (int32_t i = 0; i < kColumns / 4; ++i) {
+        const float4 four = __ldcs(from + i);
+        values[i * 4] = four.x;
+        values[i * 4 + 1] = four.y;
+        values[i * 4 + 2] = four.z;
+        values[i * 4 + 3] = four.w;
+      }
     }
   }
-  store_plain(args.out, token, column, sum);
+};
+
+/// A thread: one token, kColumns columns. Rows of products are padded to whole threads.
+template <bool kBf16>
+__global__ void __launch_bounds__(kThreads)
+    reduce_kernel(const __grid_constant__ ReduceArgs args) {
+  let_next_start();
+  wait_for_previous();
+  const int32_t parts = (args.columns + kColumns - 1) / kColumns;
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  const int64_t chunk_token = i / parts;
+  if (chunk_token >= args.slots.num_tokens) {
+    return;
+  }
+  const int32_t column = static_cast<int32_t>(i % parts) * kColumns;
+  const int64_t token = args.token_begin + chunk_token;
+  const int32_t* ids = args.slots.expert_ids + token * args.slots.id_stride;
+  const float* weights = args.slots.expert_weights + token * args.slots.weight_stride;
+  const int64_t first = chunk_token * args.slots.slots * args.stride + column;
+  float sums[kColumns] = {};
+  for (int32_t base = 0; base < args.slots.slots; base += kSlotsAhead) {
+    Products products[kSlotsAhead];
+    float factors[kSlotsAhead];
+    bool is_here[kSlotsAhead];
+#pragma unroll
+    for (int32_t j = 0; j < kSlotsAhead; ++j) {
+      const int32_t slot = base + j;
+      is_here[j] = slot < args.slots.slots;
+      factors[j] = 1.0F;
+      if (slot < args.slots.top_k) {
+        const int32_t local = ids[slot] - args.slots.first_expert;
+        is_here[j] = local >= 0 && local < args.slots.num_experts;
+        factors[j] = weights[slot];
+      }
+      if (is_here[j]) {
+        products[j].load<kBf16>(args.products, first + static_cast<int64_t>(slot) * args.stride);
+      }
+    }
+#pragma unroll
+    for (int32_t j = 0; j < kSlotsAhead; ++j) {
+      if (is_here[j]) {
+#pragma unroll
+        for (int32_t c = 0; c < kColumns; ++c) {
+          sums[c] = fmaf(factors[j], products[j].values[c], sums[c]);
+        }
+      }
+    }
+  }
+#pragma unroll
+  for (int32_t c = 0; c < kColumns; c += 4) {
+    const float quad[4] = {sums[c], sums[c + 1], sums[c + 2], sums[c + 3]};
+    store_quad(args.slots.out,
+               token,
+               args.column_begin + column + c,
+               args.column_begin + args.columns,
+               quad);
+  }
+}
+
+int32_t round_up(int64_t value, int64_t unit) {
+  return static_cast<int32_t>((value + unit - 1) / unit * unit);
+}
+
+/// How moe_down cuts its products: `tokens` and `columns` of a part.
+struct DownParts {
+  int32_t tokens;
+  int32_t columns;
+};
+
+DownParts cut_down(int32_t num_tokens, int32_t hidden, int64_t column_bytes, int64_t free_bytes) {
+  const int32_t unit = std::min(round_up(hidden, kColumns), kStripeUnit);
+  DownParts parts{};
+  parts.tokens = static_cast<int32_t>(
+      std::clamp<int64_t>(free_bytes / (column_bytes * unit), 1, num_tokens));
+  const int64_t columns = free_bytes / (column_bytes * parts.tokens) / unit * unit;
+  // Stripes of one size: the last is not left nearly empty.
+  const int64_t stripes = (hidden + columns - 1) / std::max<int64_t>(columns, 1);
+  parts.columns = round_up((hidden + stripes - 1) / stripes, unit);
+  return parts;
+}
+
+/// The rows [begin, ...) of every expert's matrix.
+void skip_rows(DeviceMatrix& matrix, int32_t begin) {
+  if (matrix.data != nullptr && begin > 0) {
+    matrix.data += begin * matrix.row_bytes;
+    matrix.scale_rows = matrix.scale_rows != nullptr ? matrix.scale_rows + begin : nullptr;
+    matrix.has_whole_blocks = false;
+  }
 }
 
 }  // namespace
@@ -75,18 +169,60 @@ void CudaOps::moe_gate_up(const MoeGateUpArgs& args, Stream& stream) {
   end("moe_gate_up", handle);
 }
 
+void CudaOps::run_down_part(ProductArgs product,
+                            ProductMode mode,
+                            const SlotArgs& all,
+                            const ChosenExperts& chosen,
+                            int32_t column_begin,
+                            cudaStream_t stream) {
+  ReduceArgs reduce{};
+  reduce.slots = all;
+  reduce.slots.num_tokens = chosen.num_tokens;
+  reduce.stride = round_up(product.out_columns, kColumns);
+  reduce.token_begin = chosen.token_begin;
+  reduce.column_begin = column_begin;
+  reduce.columns = product.out_columns;
+  const bool is_bf16 = all.out.is_bf16 && mode != ProductMode::plain;
+  const int64_t num_entries = static_cast<int64_t>(chosen.num_tokens) * all.slots;
+  auto* products = workspace_.take<std::byte>(num_entries * reduce.stride * (is_bf16 ? 2 : 4));
+  reduce.products = products;
+  product.out = {};
+  product.out.data = products;
+  product.out.stride = reduce.stride;
+  product.out.format = is_bf16 ? ActFormat::bf16 : ActFormat::f32;
+  product.out_row_begin = chosen.token_begin * all.slots;
+  skip_rows(product.weight, column_begin);
+  skip_rows(product.shared, column_begin);
+  if (is_bf16 && fits_short(product, mode, device_.max_shared_bytes)) {
+    const ExpertTiles tiles = list_experts(chosen.expert_ids,
+                                           chosen.first_expert,
+                                           all.num_experts,
+                                           chosen.has_shared,
+                                           chosen.token_begin,
+                                           chosen.num_tokens,
+                                           kShortTileRows,
+                                           workspace_,
+                                           stream);
+    product.tiles = tiles.tiles;
+    product.entries = tiles.entries;
+    launch_short_product(product, mode, tiles.grid, stream);
+  } else {
+    run_expert_product(product, false, chosen, stream);
+  }
+  const int64_t threads = static_cast<int64_t>(chosen.num_tokens) * (reduce.stride / kColumns);
+  const dim3 blocks(static_cast<uint32_t>((threads + kThreads - 1) / kThreads));
+  launch_early(is_bf16 ? reduce_kernel<true> : reduce_kernel<false>,
+               blocks,
+               dim3(kThreads),
+               0,
+               stream,
+               reduce);
+}
+
 void CudaOps::moe_down(const MoeDownArgs& args, Stream& stream) {
   const cudaStream_t handle = begin("moe_down", check(args), stream);
   const auto num_tokens = static_cast<int32_t>(args.expert_ids.shape[0]);
   const bool has_shared = args.shared != nullptr;
-  const auto top_k = static_cast<int32_t>(args.expert_ids.shape[1]);
-  const int32_t slots = top_k + (has_shared ? 1 : 0);
-  const auto hidden = static_cast<int32_t>(args.experts->out_features());
-  // The lists of a chunk take far less than an eighth.
-  const int64_t token_bytes = static_cast<int64_t>(slots) * hidden * int64_t{sizeof(float)};
-  const int64_t fitting = workspace_.free_bytes() / 8 * 7 / token_bytes;
-  const auto chunk = static_cast<int32_t>(
-      std::clamp<int64_t>(fitting, 1, std::min(kMaxChunkTokens, std::max(num_tokens, 1))));
   ProductArgs product;
   product.x = act_matrix(args.inner);
   product.weight = cuda_weight(args.experts).matrix;
@@ -94,32 +230,46 @@ void CudaOps::moe_down(const MoeDownArgs& args, Stream& stream) {
   if (has_shared) {
     product.shared = cuda_weight(args.shared).matrix;
   }
-  product.out_columns = hidden;
-  for (int32_t token = 0; token < num_tokens; token += chunk) {
-    const int32_t count = std::min(chunk, num_tokens - token);
-    workspace_.reset();
-    float* products = workspace_.take<float>(static_cast<int64_t>(count) * slots * hidden);
-    product.out.data = reinterpret_cast<std::byte*>(products);
-    product.out.stride = hidden;
-    product.out.format = ActFormat::f32;
-    product.out_row_begin = token * slots;
-    run_expert_product(
-        product, false, {args.expert_ids, args.first_expert, has_shared, token, count}, handle);
-    const ReduceArgs reduce{products,
-                            args.expert_ids.as<int32_t>(),
-                            args.expert_weights.as<float>(),
-                            args.expert_ids.strides[0],
-                            args.expert_weights.strides[0],
-                            top_k,
-                            slots,
-                            args.first_expert,
-                            product.num_experts,
-                            token,
-                            hidden,
-                            plain_matrix(args.out)};
-    const dim3 blocks(static_cast<uint32_t>((hidden + kThreads - 1) / kThreads),
-                      static_cast<uint32_t>(count));
-    reduce_kernel<<<blocks, kThreads, 0, handle>>>(reduce);
+  product.out_columns = static_cast<int32_t>(args.experts->out_features());
+  SlotArgs slots;
+  slots.expert_ids = args.expert_ids.as<int32_t>();
+  slots.expert_weights = args.expert_weights.as<float>();
+  slots.id_stride = args.expert_ids.strides[0];
+  slots.weight_stride = args.expert_weights.strides[0];
+  slots.top_k = static_cast<int32_t>(args.expert_ids.shape[1]);
+  slots.slots = slots.top_k + (has_shared ? 1 : 0);
+  slots.first_expert = args.first_expert;
+  slots.num_experts = product.num_experts;
+  slots.num_tokens = num_tokens;
+  slots.out = plain_matrix(args.out);
+  const ProductMode mode = mode_of(product);
+  if (num_tokens == 0) {
+    end("moe_down", handle);
+    return;
+  }
+  if (mode != ProductMode::plain && fits_fused_down(product, slots, device_.max_shared_bytes)) {
+    launch_fused_down(product, mode, slots, device_.num_multiprocessors, handle);
+    end("moe_down", handle);
+    return;
+  }
+  const int32_t hidden = product.out_columns;
+  const int64_t column_bytes =
+      int64_t{slots.slots} * (slots.out.is_bf16 && mode != ProductMode::plain ? 2 : 4);
+  // The lists take far less than an eighth.
+  const DownParts parts =
+      cut_down(num_tokens, hidden, column_bytes, workspace_.free_bytes() / 8 * 7);
+  for (int32_t token = 0; token < num_tokens; token += parts.tokens) {
+    const int32_t count = std::min(parts.tokens, num_tokens - token);
+    for (int32_t column = 0; column < hidden; column += parts.columns) {
+      workspace_.reset();
+      product.out_columns = std::min(parts.columns, hidden - column);
+      run_down_part(product,
+                    mode,
+                    slots,
+                    {args.expert_ids, args.first_expert, has_shared, token, count},
+                    column,
+                    handle);
+    }
   }
   end("moe_down", handle);
 }

@@ -43,6 +43,11 @@ __device__ inline ExpertMatrix expert_matrix(const ProductArgs& args, int32_t ex
   return {m.data + local * m.expert_bytes, m.scales + local * m.expert_scales};
 }
 
+/// Row of the scales that row `row` of the matrix has.
+__device__ inline int32_t scale_row_of(const DeviceMatrix& m, int32_t row) {
+  return m.has_whole_blocks ? row / kBlockK : m.scale_rows[row];
+}
+
 /// silu(gate) * up in float32.
 __device__ inline float swiglu(float gate, float up) {
   return __fdiv_rn(gate, 1.0F + expf(-gate)) * up;

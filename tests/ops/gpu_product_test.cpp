@@ -273,6 +273,142 @@ TEST_CASE("moe: model shapes, the same bits in every batch, experts empty or cro
   }
 }
 
+namespace {
+
+/// The second product alone, over given inputs of it.
+struct DownCase {
+  int64_t hidden;
+  int64_t inner;
+  int64_t rows;
+  bool has_shared;
+};
+
+/// Few columns and many, inputs of one to eleven k blocks, hidden sizes that stripes of threads do
+/// not divide; the last case's products do not fit the workspace at once.
+const std::vector<DownCase> kDownCases = {{4352, 128, 700, true},
+                                          {4232, 256, 430, false},
+                                          {1040, 1408, 300, false},
+                                          {264, 512, 300, true},
+                                          {7168, 128, 4200, false}};
+constexpr int32_t kDownExperts = 8;
+constexpr int64_t kDownTopK = 4;
+
+/// How tokens choose: spread over experts but 5, all of them the same four, or every fifth none.
+enum class Choice : uint8_t { spread, crowded, padded };
+
+std::vector<int32_t> choose(Choice choice, int64_t rows) {
+  std::vector<int32_t> ids;
+  for (int64_t m = 0; m < rows; ++m) {
+    for (int64_t k = 0; k < kDownTopK; ++k) {
+      const int64_t id = choice == Choice::crowded ? 7 - k : (k * 2 + m) % kDownExperts;
+      const bool is_none = id == 5 || (choice == Choice::padded && m % 5 == 0);
+      ids.push_back(is_none ? -1 : static_cast<int32_t>(id));
+    }
+  }
+  return ids;
+}
+
+/// Sampled elements of `out` against double arithmetic, and rows without an expert, which are zero.
+void check_down(const DownCase& c,
+                const std::vector<RawOperand>& downs,
+                const Matrix& inner,
+                const std::vector<int32_t>& ids,
+                const Matrix& factors,
+                const TensorView& out,
+                ErrorReport& report) {
+  const int64_t slots = kDownTopK + (c.has_shared ? 1 : 0);
+  const bool is_bf16 = out.dtype == DType::bf16;
+  const Matrix found = read_matrix(out);
+  Random random(59);
+  for (int64_t i = 0; i < kSamples; ++i) {
+    const auto m = static_cast<int64_t>(random() % static_cast<uint64_t>(c.rows));
+    const auto n = static_cast<int64_t>(random() % static_cast<uint64_t>(c.hidden));
+    double want = 0.0;
+    double bound = 1e-30;
+    for (int64_t s = 0; s < slots; ++s) {
+      const int32_t expert = s == kDownTopK ? kDownExperts : ids[static_cast<size_t>(m * 4 + s)];
+      if (expert < 0) {
+        continue;
+      }
+      const double factor = s == kDownTopK ? 1.0 : factors.at(m, s);
+      double value = 0.0;
+      double value_bound = 0.0;
+      const Matrix& weight = downs[static_cast<size_t>(expert)].exact;
+      reference_at(inner, weight, m * slots + s, n, value, value_bound);
+      // With BF16 results an expert's product is BF16 as well.
+      value_bound += is_bf16 ? half_step(DType::bf16, std::fabs(value) + value_bound) : 0.0;
+      want += factor * value;
+      bound += std::fabs(factor) * (value_bound + 8.0 * kUnit * std::fabs(value));
+    }
+    bound += is_bf16 ? half_step(DType::bf16, std::fabs(want) + bound) : 0.0;
+    report.add(found.at(m, n), want, bound);
+    if (bound < 1e-20) {
+      CHECK(found.at(m, n) == 0.0);
+    }
+  }
+}
+
+}  // namespace
+
+TEST_CASE("moe_down: every shape of the second product, the same bits in every batch", "[ops]") {
+  for (TestBackend& backend : backends()) {
+    for (const auto& [dtype, format] : kFormats) {
+      for (const DownCase& c : kDownCases) {
+        if (c.rows > 1000 && (dtype == DType::bf16 || format == ActFormat::e4m3)) {
+          continue;
+        }
+        Random random(58);
+        std::vector<RawOperand> downs;
+        std::vector<const RawOperand*> parts;
+        for (int32_t e = 0; e <= kDownExperts; ++e) {
+          downs.push_back(make_raw(random, dtype, c.hidden, c.inner));
+        }
+        for (size_t e = 0; e < kDownExperts; ++e) {
+          parts.push_back(&downs[e]);
+        }
+        const auto down = prepare(backend, WeightRole::down, parts);
+        const auto shared = prepare(backend, WeightRole::down, {&downs[kDownExperts]});
+        const int64_t slots = kDownTopK + (c.has_shared ? 1 : 0);
+        const ActOperand inner =
+            make_activation(random_matrix(random, c.rows * slots, c.inner), format);
+        const Operand factors =
+            make_operand(random_matrix(random, c.rows, kDownTopK, 0.5), DType::f32);
+        for (const Choice choice : {Choice::spread, Choice::crowded, Choice::padded}) {
+          const std::vector<int32_t> ids = choose(choice, c.rows);
+          const GuardedTensor expert_ids = make_ints(ids, Shape{c.rows, kDownTopK});
+          for (const DType out_type : {DType::f32, DType::bf16}) {
+            const auto run = [&](int64_t begin, int64_t count) {
+              GuardedTensor out(out_type, Shape{count, c.hidden});
+              backend.ops().moe_down({.inner = inner.view().rows(begin * slots, count * slots),
+                                      .expert_ids = expert_ids.view().rows(begin, count),
+                                      .expert_weights = factors.view().rows(begin, count),
+                                      .experts = down.get(),
+                                      .shared = c.has_shared ? shared.get() : nullptr,
+                                      .out = out.view()},
+                                     *backend.stream);
+              CHECK(out.guards_are_whole());
+              return out;
+            };
+            const GuardedTensor out = run(0, c.rows);
+            INFO(c.hidden << " x " << c.inner << text_of({dtype, format})
+                          << (out_type == DType::bf16 ? "to bf16" : "to f32") << ", choice "
+                          << static_cast<int>(choice));
+            for (const int64_t count : {1, 3, 17, 128, 255}) {
+              const int64_t begin = c.rows - count - 1;
+              INFO(count << " rows");
+              CHECK(same_bytes(run(begin, count).view(), out.view().rows(begin, count)));
+            }
+            ErrorReport report("moe_down " + backend.name + text_of({dtype, format}) +
+                               std::to_string(c.hidden) + " x " + std::to_string(c.inner));
+            check_down(c, downs, inner.exact, ids, factors.exact, out.view(), report);
+            CHECK(report.is_within());
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("generated weights: the bits of the host's formula", "[ops]") {
   constexpr int64_t kOut = 130;
   constexpr int64_t kIn = 201;
