@@ -70,7 +70,8 @@ inline __m256 scale_by_power(__m256 x, __m256 n) {
 
 /// See vec_avx512.h.
 inline __m256 exp_half(__m256 a) {
-  __m256 x = _mm256_max_ps(_mm256_set1_ps(-110.0F), a);
+  const __m256 is_normal = _mm256_cmp_ps(a, _mm256_set1_ps(-87.0F), _CMP_NLT_UQ);
+  __m256 x = _mm256_max_ps(_mm256_set1_ps(-87.0F), a);
   x = _mm256_min_ps(_mm256_set1_ps(89.0F), x);
   const __m256 n = _mm256_round_ps(_mm256_mul_ps(x, _mm256_set1_ps(1.44269504F)),
                                    _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
@@ -84,7 +85,7 @@ inline __m256 exp_half(__m256 a) {
   p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(0.5F));
   p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0F));
   p = _mm256_fmadd_ps(p, r, _mm256_set1_ps(1.0F));
-  return scale_by_power(p, n);
+  return _mm256_and_ps(is_normal, scale_by_power(p, n));
 }
 
 inline Vec vec_exp(Vec a) {

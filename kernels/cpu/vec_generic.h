@@ -80,9 +80,10 @@ inline float vec_max(Vec a) {
   return best;
 }
 
+/// 0 where the result would be subnormal: see vec_avx512.h.
 inline Vec vec_exp(Vec a) {
   for (float& lane : a.lane) {
-    lane = __builtin_expf(lane);
+    lane = lane < -87.0F ? 0.0F : __builtin_expf(lane);
   }
   return a;
 }
