@@ -55,19 +55,28 @@ Engine::Impl::Impl(const EngineConfig& engine_config,
 }
 
 /// Under the inbox's mutex.
-Status Engine::Impl::enter_queue(const GenerateRequest& request, TimePoint now) {
+Status Engine::Impl::enter_queue(const GenerateRequest& request,
+                                 TimePoint now,
+                                 QueueRefusal* refusal) {
   if (inbox.fatal_error)
     return Error{ErrorCode::unavailable, "the engine has failed: " + *inbox.fatal_error};
   if (inbox.phase != EnginePhase::created && inbox.phase != EnginePhase::running)
     return Error{ErrorCode::unavailable, "the engine is draining"};
-  return inbox.gate.try_enter({request.share_key,
-                               request.share_weight,
-                               static_cast<int32_t>(request.prompt.size()),
-                               request.deadline},
-                              now);
+  auto full = inbox.gate.enter({request.share_key,
+                                request.share_weight,
+                                static_cast<int32_t>(request.prompt.size()),
+                                request.deadline},
+                               now);
+  if (!full)
+    return ok_status();
+  if (refusal != nullptr)
+    *refusal = *full;
+  return Error{ErrorCode::resource_exhausted, std::move(full->message)};
 }
 
-Result<RequestId> Engine::Impl::submit(GenerateRequest request, std::shared_ptr<TokenSink> sink) {
+Result<RequestId> Engine::Impl::submit(GenerateRequest request,
+                                       std::shared_ptr<TokenSink> sink,
+                                       QueueRefusal* refusal) {
   HADAL_RETURN_IF_ERROR(Scheduler::validate(scheduler_config, request));
   RequestId id = 0;
   {
@@ -78,7 +87,7 @@ Result<RequestId> Engine::Impl::submit(GenerateRequest request, std::shared_ptr<
           std::min(request.deadline,
                    now + std::chrono::duration_cast<TimePoint::duration>(
                              std::chrono::duration<double>(config.request_timeout_s)));
-    HADAL_RETURN_IF_ERROR(enter_queue(request, now));
+    HADAL_RETURN_IF_ERROR(enter_queue(request, now, refusal));
     id = inbox.next_id++;
     inbox.submissions.push_back({id, std::move(request), std::move(sink), now});
   }
@@ -115,11 +124,24 @@ Engine::~Engine() {
   impl_->drain_and_stop(TimePoint::min());
 }
 
-Result<RequestId> Engine::submit(GenerateRequest request, std::shared_ptr<TokenSink> sink) {
+Result<RequestId> Engine::submit(GenerateRequest request,
+                                 std::shared_ptr<TokenSink> sink,
+                                 QueueRefusal* refusal) {
   HADAL_CHECK(sink != nullptr, "engine: submit without a sink");
-  Result<RequestId> id = impl_->submit(std::move(request), std::move(sink));
+  Result<RequestId> id = impl_->submit(std::move(request), std::move(sink), refusal);
   (id ? impl_->metrics.requests_total : impl_->metrics.requests_rejected_total).add();
   return id;
+}
+
+std::optional<QueueRefusal> Engine::ask(const QueuedRequest& request) {
+  std::optional<QueueRefusal> refusal;
+  {
+    const std::lock_guard lock(impl_->inbox.mutex);
+    refusal = impl_->inbox.gate.ask(request, impl_->clock.now());
+  }
+  if (refusal)
+    impl_->metrics.requests_rejected_total.add();
+  return refusal;
 }
 
 void Engine::cancel(RequestId id) noexcept {
@@ -168,6 +190,12 @@ EngineStats Engine::stats() const {
   stats.pages_leased = from.pages_leased;
   stats.num_retractions = from.num_retractions;
   stats.cached_tokens_total = from.num_cached_tokens;
+  const QueueGate& gate = impl_->inbox.gate;
+  stats.queue_wait_s = gate.total_wait_seconds();
+  stats.queue_wait_limit_s = gate.limits().max_wait_seconds;
+  stats.queue_fill = std::max(
+      gate.num_requests() / static_cast<double>(gate.limits().max_requests),
+      static_cast<double>(gate.num_tokens()) / static_cast<double>(gate.limits().max_tokens));
   stats.last_step_id = impl_->inbox.last_step_id;
   stats.last_step_time = impl_->inbox.last_step_time;
   return stats;

@@ -73,8 +73,10 @@ struct Engine::Impl {
   };
 
   // engine.cpp: callers' threads.
-  Result<RequestId> submit(GenerateRequest request, std::shared_ptr<TokenSink> sink);
-  Status enter_queue(const GenerateRequest& request, TimePoint now);
+  Result<RequestId> submit(GenerateRequest request,
+                           std::shared_ptr<TokenSink> sink,
+                           QueueRefusal* refusal);
+  Status enter_queue(const GenerateRequest& request, TimePoint now, QueueRefusal* refusal);
   void drain_and_stop(TimePoint deadline);
 
   // engine_loop.cpp: the engine thread (or, before start(), whoever stops the engine).

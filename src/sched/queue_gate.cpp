@@ -16,13 +16,10 @@ constexpr double kMinEvidenceSeconds = 0.5;  ///< of waiting, before anything is
 constexpr double kBurstSeconds = 2.0;        ///< that the queue may be too long
 constexpr double kCalmSeconds = 10.0;        ///< without a refusal, then bursts are welcome again
 constexpr int32_t kMinQueued = 4;            ///< of a key that may wait however slow the service
+constexpr double kRoomFraction = 0.1;        ///< of a full queue that drains before one comes again
 
 double seconds_between(TimePoint from, TimePoint to) {
   return std::chrono::duration<double>(to - from).count();
-}
-
-Error full(std::string what) {
-  return Error{ErrorCode::resource_exhausted, std::move(what)};
 }
 
 }  // namespace
@@ -67,21 +64,26 @@ double QueueGate::expected_wait_seconds(std::string_view share_key, double share
   return std::min(drain_seconds(total_), drain_seconds(own->second) / part);
 }
 
-Status QueueGate::check_counts(const QueuedRequest& request, bool is_first_of_key) const {
+std::optional<QueueRefusal> QueueGate::check_counts(const QueuedRequest& request,
+                                                    bool is_first_of_key) const {
   // The first of a key waits in the part that the others cannot fill.
   const int64_t scale = is_first_of_key && total_.num_requests > 0 ? 2 : 1;
-  const std::string waiting = std::to_string(total_.num_requests) + " requests are waiting";
+  const double retry_after_s = drain_seconds(total_) * kRoomFraction;
+  const auto full = [&](std::string why) {
+    return QueueRefusal{
+        QueueRefusal::Bound::counts, retry_after_s, "the queue is full: " + std::move(why)};
+  };
   if (total_.num_requests >= scale * limits_.max_requests)
-    return full("the queue is full: " + waiting + ", the limit is " +
+    return full(std::to_string(total_.num_requests) + " requests are waiting, the limit is " +
                 std::to_string(limits_.max_requests));
   // A prompt that is longer than the whole limit may still wait alone.
   if (total_.num_requests > 0 &&
       total_.num_tokens + request.num_prompt_tokens > scale * limits_.max_tokens)
-    return full("the queue is full: " + std::to_string(total_.num_tokens) +
+    return full(std::to_string(total_.num_tokens) +
                 " prompt tokens are waiting, this request has " +
                 std::to_string(request.num_prompt_tokens) + ", the limit is " +
                 std::to_string(limits_.max_tokens));
-  return ok_status();
+  return std::nullopt;
 }
 
 /// Whether there is more work than can be done, by how long the whole queue takes.
@@ -102,25 +104,42 @@ void QueueGate::note_pressure(TimePoint now) {
   }
 }
 
-Status QueueGate::try_enter(const QueuedRequest& request, TimePoint now) {
+std::optional<QueueRefusal> QueueGate::ask(const QueuedRequest& request, TimePoint now) {
   move_to(now);
   note_pressure(now);
   const auto own = backlogs_.find(request.share_key);
-  HADAL_RETURN_IF_ERROR(check_counts(request, own == backlogs_.end()));
+  if (auto full = check_counts(request, own == backlogs_.end()))
+    return full;
   const double wait = expected_wait_seconds(request.share_key, request.share_weight);
   const int32_t num_own = own != backlogs_.end() ? own->second.num_requests : 0;
-  const bool is_too_late = request.deadline != TimePoint::max() &&
-                           wait > std::max(0.0, seconds_between(now, request.deadline));
-  if (is_too_late || (is_shedding_ && wait > limits_.max_wait_seconds && num_own >= kMinQueued)) {
-    last_refusal_ = now;
-    return full("the server is overloaded: a request would wait for about " +
-                std::to_string(static_cast<int64_t>(std::min(wait, 1e6) * 1e3)) + " ms, " +
-                (is_too_late
-                     ? "longer than until its deadline"
-                     : "the limit is " +
-                           std::to_string(static_cast<int64_t>(limits_.max_wait_seconds * 1e3)) +
-                           " ms"));
-  }
+  const double left_s = std::max(0.0, seconds_between(now, request.deadline));
+  const bool is_too_late = request.deadline != TimePoint::max() && wait > left_s;
+  if (!is_too_late && !(is_shedding_ && wait > limits_.max_wait_seconds && num_own >= kMinQueued))
+    return std::nullopt;
+  last_refusal_ = now;
+  const std::string about = std::to_string(static_cast<int64_t>(std::min(wait, 1e6) * 1e3));
+  if (is_too_late)
+    return QueueRefusal{QueueRefusal::Bound::deadline,
+                        wait - left_s,
+                        "the server is overloaded: a request would wait for about " + about +
+                            " ms, longer than until its deadline"};
+  return QueueRefusal{
+      QueueRefusal::Bound::wait,
+      wait - limits_.max_wait_seconds,
+      "the server is overloaded: a request would wait for about " + about + " ms, the limit is " +
+          std::to_string(static_cast<int64_t>(limits_.max_wait_seconds * 1e3)) + " ms"};
+}
+
+Status QueueGate::try_enter(const QueuedRequest& request, TimePoint now) {
+  if (auto refusal = enter(request, now))
+    return Error{ErrorCode::resource_exhausted, std::move(refusal->message)};
+  return ok_status();
+}
+
+std::optional<QueueRefusal> QueueGate::enter(const QueuedRequest& request, TimePoint now) {
+  if (auto refusal = ask(request, now))
+    return refusal;
+  const auto own = backlogs_.find(request.share_key);
   Backlog& backlog =
       own != backlogs_.end() ? own->second : backlogs_[std::string(request.share_key)];
   total_weight_ += request.share_weight - (backlog.num_requests > 0 ? backlog.weight : 0.0);
@@ -129,7 +148,7 @@ Status QueueGate::try_enter(const QueuedRequest& request, TimePoint now) {
   backlog.num_tokens += request.num_prompt_tokens;
   ++total_.num_requests;
   total_.num_tokens += request.num_prompt_tokens;
-  return ok_status();
+  return std::nullopt;
 }
 
 void QueueGate::leave(const QueuedRequest& request, TimePoint now) {

@@ -12,6 +12,7 @@
 #include <hadal/base/result.h>
 #include <hadal/plan/batch_plan.h>
 #include <hadal/runtime/runner.h>
+#include <hadal/sched/queue_gate.h>
 #include <hadal/sched/request.h>
 
 namespace hadal {
@@ -47,6 +48,9 @@ struct EngineStats {
   int32_t pages_leased = 0;  ///< held by running sequences, shared ones counted once
   int64_t num_retractions = 0;
   int64_t cached_tokens_total = 0;
+  double queue_wait_s = 0.0;        ///< how long the whole queue takes to be admitted
+  double queue_wait_limit_s = 0.0;  ///< beyond which requests are refused; 0 = never
+  double queue_fill = 0.0;          ///< of its places in requests or tokens, the fuller
   uint64_t last_step_id = 0;
   TimePoint last_step_time{};
 };
@@ -63,9 +67,15 @@ class Engine {
   Engine& operator=(const Engine&) = delete;
   ~Engine();
 
-  /// resource_exhausted when the queue is full (HTTP 429), unavailable when draining or failed
-  /// (503), invalid_argument when the request can never run (too long; says both numbers).
-  Result<RequestId> submit(GenerateRequest request, std::shared_ptr<TokenSink> sink);
+  /// resource_exhausted when the queue is full or its wait too long (HTTP 503, or 504 for a
+  /// deadline that would pass; `refusal` says which), unavailable when draining or failed (503),
+  /// invalid_argument when the request can never run (too long; says both numbers).
+  Result<RequestId> submit(GenerateRequest request,
+                           std::shared_ptr<TokenSink> sink,
+                           QueueRefusal* refusal = nullptr);
+  /// Why submit() would refuse a request like this now, before anybody has tokenised it; counts
+  /// nothing in.
+  std::optional<QueueRefusal> ask(const QueuedRequest& request);
   /// Unknown or finished ids are ignored. The sink gets finish = cancelled; pages are free when the
   /// step in flight retires.
   void cancel(RequestId id) noexcept;

@@ -35,13 +35,29 @@ struct QueuedRequest {
   TimePoint deadline = TimePoint::max();
 };
 
+/// Which bound a request met.
+struct QueueRefusal {
+  enum class Bound : uint8_t {
+    counts,    ///< the queue is full
+    wait,      ///< it would wait longer than the server lets anybody wait
+    deadline,  ///< it would start after its own deadline
+  };
+  Bound bound = Bound::counts;
+  double retry_after_s = 0.0;  ///< until there is room, at the rate at which the queue drains
+  std::string message;
+};
+
 /// Arithmetic only; the caller serialises calls. Times never go back.
 class QueueGate {
  public:
   explicit QueueGate(const QueueLimits& limits) : limits_(limits) {}
 
-  /// Counts the request in, or resource_exhausted says which bound it met. Where others wait, a key
+  /// The bound that the request would meet now; nothing is counted in. Where others wait, a key
   /// with nothing in the queue may put one request there up to twice the bounds.
+  std::optional<QueueRefusal> ask(const QueuedRequest& request, TimePoint now);
+  /// Counts the request in, or says which bound it met, as ask() does.
+  std::optional<QueueRefusal> enter(const QueuedRequest& request, TimePoint now);
+  /// The same with resource_exhausted.
   Status try_enter(const QueuedRequest& request, TimePoint now);
   /// It runs now for the first time.
   void on_admitted(const QueuedRequest& request, TimePoint now);
@@ -50,6 +66,11 @@ class QueueGate {
 
   /// How long a request of the key would wait; 0 while too little is known.
   double expected_wait_seconds(std::string_view share_key, double share_weight) const;
+
+  /// How long the whole queue takes to be admitted; 0 while too little is known.
+  double total_wait_seconds() const { return drain_seconds(total_); }
+
+  const QueueLimits& limits() const { return limits_; }
 
   int32_t num_requests() const { return total_.num_requests; }
 
@@ -72,7 +93,8 @@ class QueueGate {
     double num_tokens = 0.0;
   };
 
-  Status check_counts(const QueuedRequest& request, bool is_first_of_key) const;
+  std::optional<QueueRefusal> check_counts(const QueuedRequest& request,
+                                           bool is_first_of_key) const;
   void move_to(TimePoint now);
   void leave(const QueuedRequest& request, TimePoint now);
   void note_pressure(TimePoint now);
