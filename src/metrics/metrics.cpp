@@ -4,6 +4,8 @@
 // later one that dashboards expect) has a counterpart, under that name beside it, so that existing
 // dashboards and autoscalers keep working.
 #include <deque>
+#include <map>
+#include <mutex>
 #include <vector>
 
 #include <prometheus/counter.h>
@@ -30,6 +32,32 @@ class CounterHandle final : public Counter {
 
  private:
   std::vector<prometheus::Counter*> series_;
+};
+
+class CounterSetHandle final : public CounterSet {
+ public:
+  CounterSetHandle(prometheus::Family<prometheus::Counter>& family, std::string label)
+      : family_(family), label_(std::move(label)) {}
+
+  Counter& at(std::string_view label_value) override {
+    const std::lock_guard lock(mutex_);
+    auto found = counters_.find(label_value);
+    if (found == counters_.end()) {
+      const std::string value = counters_.size() < kValuesMax ? std::string(label_value) : "other";
+      found = counters_.find(value);
+      if (found == counters_.end()) {
+        prometheus::Counter* series = &family_.Add({{label_, value}});
+        found = counters_.try_emplace(value, std::vector{series}).first;
+      }
+    }
+    return found->second;
+  }
+
+ private:
+  prometheus::Family<prometheus::Counter>& family_;
+  const std::string label_;
+  std::mutex mutex_;
+  std::map<std::string, CounterHandle, std::less<>> counters_;
 };
 
 class GaugeHandle final : public Gauge {
@@ -96,6 +124,15 @@ struct MetricsRegistry::Impl {
     return counters.emplace_back(std::move(series));
   }
 
+  CounterSet& counter_set(const Name& name, const char* label) {
+    return counter_sets.emplace_back(prometheus::BuildCounter()
+                                         .Name(std::string("hadal_") + name.ours)
+                                         .Help(name.help)
+                                         .Labels(labels)
+                                         .Register(registry),
+                                     label);
+  }
+
   Gauge& gauge(const Name& name) {
     std::vector<prometheus::Gauge*> series;
     for (const std::string& full : all_names(name))
@@ -123,6 +160,7 @@ struct MetricsRegistry::Impl {
   const prometheus::Labels labels;
   prometheus::Registry registry{prometheus::Registry::InsertBehavior::Throw};
   std::deque<CounterHandle> counters;  // a deque: references stay valid
+  std::deque<CounterSetHandle> counter_sets;
   std::deque<GaugeHandle> gauges;
   std::deque<HistogramHandle> histograms;
   Metrics metrics{
@@ -149,6 +187,10 @@ struct MetricsRegistry::Impl {
       counter({"steps_replayed_total", {}, "Steps replayed from a CUDA graph."}),
       counter({"steps_plain_decode_total", {}, "Steps of decodes alone that ran op by op."}),
       counter({"steps_plain_prefill_total", {}, "Steps with prompt tokens: they run op by op."}),
+      counter_set({"rejections_total", {}, "Replies that refused a request, by the gate."}, "gate"),
+      counter_set({"key_requests_total", {}, "Requests that began, by API key."}, "key"),
+      counter_set({"key_refused_total", {}, "Requests over their API key's limits."}, "key"),
+      counter_set({"key_tokens_total", {}, "Prompt and generated tokens, by API key."}, "key"),
       gauge({"requests_running", {"num_running_reqs"}, "Requests in the running batch."}),
       gauge({"requests_queued", {"num_queue_reqs"}, "Requests waiting to be admitted."}),
       gauge({"pages", {}, "KV pages."}),

@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 
 namespace hadal {
 
@@ -22,6 +23,16 @@ class Histogram {
  public:
   virtual ~Histogram() = default;
   virtual void observe(double value) = 0;
+};
+
+/// Counters of one name that differ in one label. Values beyond the first kValuesMax share the
+/// series "other", so that no caller can make a page of metrics grow without end.
+class CounterSet {
+ public:
+  static constexpr size_t kValuesMax = 64;
+  virtual ~CounterSet() = default;
+  /// Lives as long as the set.
+  virtual Counter& at(std::string_view label_value) = 0;
 };
 
 /// hadal's names carry the prefix `hadal_`; the ones SGLang v0.4.3 exports are written beside them
@@ -44,6 +55,10 @@ struct Metrics {
   Counter& steps_replayed_total;       ///< forward passes that were CUDA graphs
   Counter& steps_plain_decode_total;   ///< of decodes, op by op
   Counter& steps_plain_prefill_total;  ///< with prompt tokens or several tokens of a row, op by op
+  CounterSet& rejections_total;        ///< by `gate`: replies that refused a request
+  CounterSet& key_requests_total;      ///< by `key`: of the API keys' file, as the next two
+  CounterSet& key_refused_total;       ///< for want of the key's own allowance
+  CounterSet& key_tokens_total;        ///< prompt and generated
   Gauge& requests_running;
   Gauge& requests_queued;
   Gauge& pages_total;

@@ -24,6 +24,19 @@ double value_of(const std::string& text, const std::string& name, const std::str
   return -1;
 }
 
+TEST_CASE("Metrics: a set of counters does not grow without end", "[metrics]") {
+  MetricsRegistry registry("m");
+  CounterSet& set = registry.metrics().key_tokens_total;
+  for (size_t i = 0; i < CounterSet::kValuesMax + 10; ++i)
+    set.at("k" + std::to_string(i)).add(2);
+  set.at("k0").add();
+  const std::string text = registry.to_prometheus_text();
+  CHECK(text.find("hadal_key_tokens_total{model_name=\"m\",key=\"k0\"} 3\n") != std::string::npos);
+  CHECK(text.find("hadal_key_tokens_total{model_name=\"m\",key=\"other\"} 20\n") !=
+        std::string::npos);
+  CHECK(text.find("key=\"k64\"") == std::string::npos);
+}
+
 TEST_CASE("Metrics: SGLang's names carry the same values as ours", "[metrics]") {
   MetricsRegistry registry("deepseek-r1");
   Metrics& metrics = registry.metrics();
