@@ -18,6 +18,21 @@ std::string_view ApiError::type() const {
   }
 }
 
+Gate gate_of_status(int status) {
+  switch (status) {
+    case 401:
+    case 429:
+      return Gate::identity;
+    case 408:
+    case 413:
+    case 414:
+    case 431:
+      return Gate::bytes;
+    default:
+      return status >= 400 && status < 500 ? Gate::shape : Gate::none;
+  }
+}
+
 ApiError invalid_field(std::string param, std::string message, std::string code) {
   std::string text = param.empty() ? std::move(message) : param + ": " + message;
   return ApiError{400, std::move(text), std::move(param), std::move(code)};
@@ -31,7 +46,7 @@ ApiError from_error(const Error& error, std::string param) {
     case ErrorCode::data_loss:
       return ApiError{400, error.message, std::move(param), {}};
     case ErrorCode::resource_exhausted:
-      return ApiError{429, error.message, {}, "queue_full"};
+      return ApiError{503, error.message, {}, "overloaded"};
     case ErrorCode::cancelled:
     case ErrorCode::unavailable:
       break;

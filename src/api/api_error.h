@@ -11,19 +11,24 @@
 
 #include <hadal/base/check.h>
 #include <hadal/base/result.h>
+#include <hadal/traffic/gate.h>
 
 namespace hadal::api {
 
 struct ApiError {
   int status = 400;
   std::string message;
-  std::string param;  ///< the field at fault; empty = none
-  std::string code;   ///< OpenAI's machine-readable reason; empty = none
+  std::string param;         ///< the field at fault; empty = none
+  std::string code;          ///< OpenAI's machine-readable reason; empty = none
+  Gate gate = Gate::none;    ///< which refused it; none = as the status says, if at all
+  double retry_after_s = 0;  ///< 429 and 503: when to come again; 0 = not known
 
   /// OpenAI's error type for the status.
   std::string_view type() const;
 };
 
+/// The gate that answers with this status when nobody named another; none for 5xx.
+Gate gate_of_status(int status);
 /// 400 about one field.
 ApiError invalid_field(std::string param, std::string message, std::string code = {});
 /// Maps what the engine or the text layer reports; `param` for errors that are the request's fault.

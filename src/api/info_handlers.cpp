@@ -1,6 +1,9 @@
 // Small handlers; the probes read atomics and one engine snapshot.
 #include "info_handlers.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "chat_prompt.h"
 #include "completion_request.h"
 #include "generation_job.h"
@@ -281,8 +284,14 @@ HttpReply answer_detokenize(ServerCore& core, std::string_view body) {
 
 HttpReply error_reply(const ApiError& error) {
   HttpReply reply{error.status, error_body(error)};
+  reply.gate = error.gate == Gate::none ? gate_of_status(error.status) : error.gate;
+  if (reply.gate != Gate::none) {
+    reply.fields.emplace_back("x-hadal-gate", gate_name(reply.gate));
+  }
   if (error.status == 429 || error.status == 503) {
-    reply.fields.emplace_back("Retry-After", "1");
+    const double wait_s = std::max(error.retry_after_s, 1.0);
+    reply.fields.emplace_back("Retry-After", std::to_string(std::lround(std::ceil(wait_s))));
+    reply.fields.emplace_back("retry-after-ms", std::to_string(std::lround(wait_s * 1e3)));
   }
   if (error.status == 401) {
     reply.fields.emplace_back("WWW-Authenticate", "Bearer");

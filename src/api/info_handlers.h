@@ -16,6 +16,7 @@ struct HttpReply {
   std::string body;
   std::string content_type = "application/json";
   std::vector<std::pair<std::string, std::string>> fields = {};
+  Gate gate = Gate::none;  ///< that refused
 };
 
 HttpReply error_reply(const ApiError& error);

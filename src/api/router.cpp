@@ -1,11 +1,8 @@
-// The table of routes, and the key check.
+// The table of routes.
 #include "router.h"
 
 #include <algorithm>
 #include <array>
-
-#include <openssl/crypto.h>
-#include <openssl/sha.h>
 
 namespace hadal::api {
 
@@ -37,14 +34,6 @@ constexpr std::array<Route, 19> kRoutes = {{
     {"/metrics", RouteId::metrics, kGet, false, true},
 }};
 
-using Digest = std::array<unsigned char, SHA256_DIGEST_LENGTH>;
-
-Digest sha256(std::string_view text) {
-  Digest digest{};
-  SHA256(reinterpret_cast<const unsigned char*>(text.data()), text.size(), digest.data());
-  return digest;
-}
-
 }  // namespace
 
 std::span<const Route> all_routes() {
@@ -73,26 +62,6 @@ bool allows_method(const Route& route, std::string_view method) {
     rest.remove_prefix(std::min(comma + 2, rest.size()));
   }
   return false;
-}
-
-bool is_authorized(const std::string* authorization, const std::string& api_key) {
-  if (api_key.empty()) {
-    return true;
-  }
-  constexpr std::string_view kScheme = "bearer ";
-  if (authorization == nullptr || authorization->size() < kScheme.size()) {
-    return false;
-  }
-  for (size_t i = 0; i < kScheme.size(); ++i) {
-    const char c = (*authorization)[i];
-    if ((c >= 'A' && c <= 'Z' ? static_cast<char>(c + ('a' - 'A')) : c) != kScheme[i]) {
-      return false;
-    }
-  }
-  // Digests have one length, so the time does not depend on how much of the key is right.
-  const Digest given = sha256(std::string_view(*authorization).substr(kScheme.size()));
-  const Digest wanted = sha256(api_key);
-  return CRYPTO_memcmp(given.data(), wanted.data(), wanted.size()) == 0;
 }
 
 }  // namespace hadal::api

@@ -47,7 +47,4 @@ const Route* find_route(std::string_view path, PortScope scope);
 /// HEAD counts as GET.
 bool allows_method(const Route& route, std::string_view method);
 
-/// Compares in constant time; `authorization` is the header's value or nullptr.
-bool is_authorized(const std::string* authorization, const std::string& api_key);
-
 }  // namespace hadal::api

@@ -247,6 +247,10 @@ Status ApiServer::open_worker() {
   return ok_status();
 }
 
+void ApiServer::set_keys(const std::vector<ApiKey>& keys) {
+  impl_->core.traffic().set_keys(keys);
+}
+
 void ApiServer::set_failed(const std::string& why) {
   impl_->core.set_failed(why);
 }

@@ -7,6 +7,7 @@ namespace hadal::api {
 
 void ServerCore::set_model(const ServedModel& model) {
   model_ = model;
+  traffic_.set_model(model);
   has_model_.store(true);
 }
 

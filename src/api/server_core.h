@@ -11,19 +11,25 @@
 #include <hadal/api/server.h>
 
 #include "serving_context.h"
+#include "traffic_control.h"
 
 namespace hadal::api {
 
 class ServerCore {
  public:
   ServerCore(ApiConfig config, const MetricsPage& metrics)
-      : config_(std::move(config)), metrics_(metrics), ids_(config_.random_seed) {}
+      : config_(std::move(config)),
+        metrics_(metrics),
+        ids_(config_.random_seed),
+        traffic_(config_) {}
 
   const ApiConfig& config() const { return config_; }
 
   const MetricsPage& metrics() const { return metrics_; }
 
   IdSource& ids() { return ids_; }
+
+  TrafficControl& traffic() { return traffic_; }
 
   /// Before the serving port opens; once.
   void set_model(const ServedModel& model);
@@ -62,6 +68,7 @@ class ServerCore {
   const ApiConfig config_;
   const MetricsPage& metrics_;
   IdSource ids_;
+  TrafficControl traffic_;
   ServedModel model_;
   std::atomic<bool> has_model_{false};
   std::atomic<ServerState> state_{ServerState::loading};

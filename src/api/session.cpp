@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdio>
 
 #include <boost/asio/as_tuple.hpp>
@@ -20,6 +21,11 @@ namespace {
 
 constexpr std::string_view kHeadEnd = "\r\n\r\n";
 constexpr double kLingerSeconds = 2;
+constexpr int64_t kSmallBodyBytes = 64 << 10;
+
+bool is_generating(RouteId route) {
+  return route == RouteId::chat_completions || route == RouteId::completions;
+}
 
 std::string_view reason_phrase(int status) {
   switch (status) {
@@ -178,7 +184,7 @@ asio::awaitable<std::optional<RequestHead>> Session::read_head() {
   must_linger_ = true;
   request_id_ = core_.ids().next_hex();
   const RequestHead no_head;
-  HttpReply reply = error_reply(*error);
+  HttpReply reply = refuse(*error);
   co_await send(no_head, std::move(reply));
   co_return std::nullopt;
 }
@@ -188,7 +194,7 @@ asio::awaitable<std::optional<std::string>> Session::read_body(const RequestHead
   const int64_t most = head.is_chunked ? limits.body_bytes_max : head.content_length;
   std::optional<ApiError> error;
   if (most > 0 && !core_.reserve_body_bytes(most)) {
-    error = ApiError{503, "too many large requests at once", {}, "overloaded"};
+    error = ApiError{503, "too many large requests at once", {}, "overloaded", Gate::bytes};
   } else {
     reserved_body_bytes_ = most;
   }
@@ -223,36 +229,65 @@ asio::awaitable<std::optional<std::string>> Session::read_body(const RequestHead
   }
   closes_ = true;
   must_linger_ = true;
-  HttpReply reply = error_reply(*error);
+  HttpReply reply = refuse(*error);
   co_await send(head, std::move(reply));
   co_return std::nullopt;
 }
 
-std::optional<HttpReply> Session::check(const RequestHead& head, const Route*& route) const {
+std::optional<HttpReply> Session::check(const RequestHead& head, const Route*& route) {
   route = find_route(head.path, scope_);
   if (route == nullptr) {
-    return error_reply({404, "no such path here", {}, "not_found"});
+    return refuse({404, "no such path here", {}, "not_found"});
   }
   if (head.method == "OPTIONS") {
     return preflight(head, *route);
   }
   if (!allows_method(*route, head.method)) {
-    HttpReply reply = error_reply({405, "this path does not take this method", {}, {}});
+    HttpReply reply = refuse({405, "this path does not take this method", {}, {}});
     reply.fields.emplace_back("Allow", route->methods);
     return reply;
   }
-  if (route->needs_key && !is_authorized(head.find("authorization"), core_.config().api_key)) {
-    return error_reply({401, "the API key is missing or wrong", {}, "invalid_api_key"});
+  tenant_ = route->needs_key ? core_.traffic().identify(head.find("authorization")) : nullptr;
+  if (route->needs_key && tenant_ == nullptr) {
+    return refuse({401, "the API key is missing or wrong", {}, "invalid_api_key"});
   }
-  const bool generates = route->id == RouteId::chat_completions ||
-                         route->id == RouteId::completions || route->id == RouteId::health_generate;
-  if (generates && core_.failure()) {
-    return error_reply({503, "the engine has failed", {}, "engine_error"});
+  const bool needs_engine = is_generating(route->id) || route->id == RouteId::health_generate;
+  if (needs_engine && core_.failure()) {
+    return refuse({503, "the engine has failed", {}, "engine_error", Gate::breaker});
   }
-  if (generates && core_.state() == ServerState::draining) {
-    return error_reply({503, "the server is shutting down", {}, "draining"});
+  if (needs_engine && core_.state() == ServerState::draining) {
+    return refuse({503, "the server is shutting down", {}, "draining", Gate::drain});
   }
   return std::nullopt;
+}
+
+HttpReply Session::refuse(ApiError error) const {
+  core_.traffic().complete(error);
+  return error_reply(error);
+}
+
+std::optional<HttpReply> Session::knock(const RequestHead& head) {
+  TrafficControl& traffic = core_.traffic();
+  const int64_t body_bytes = head.is_chunked ? 0 : head.content_length;
+  ApiResult<Knock> knock = traffic.read_knock(
+      tenant_, head.find("x-hadal-class"), head.find("x-request-timeout-ms"), body_bytes);
+  if (!knock) {
+    return refuse(knock.error());
+  }
+  ApiResult<std::unique_ptr<Pass>> pass = traffic.admit(std::move(knock).value());
+  if (!pass) {
+    return refuse(pass.error());
+  }
+  pass_ = std::move(pass).value();
+  return std::nullopt;
+}
+
+asio::awaitable<void> Session::answer_early(const RequestHead& head, HttpReply reply) {
+  if (head.is_chunked || head.content_length > 0) {
+    closes_ = true;  // the body is not read, so what follows cannot be told apart from it
+    must_linger_ = true;
+  }
+  co_await send(head, std::move(reply));
 }
 
 asio::awaitable<void> Session::handle(const RequestHead& head) {
@@ -260,19 +295,33 @@ asio::awaitable<void> Session::handle(const RequestHead& head) {
   request_id_ =
       given_id != nullptr && is_plain(*given_id, 128) ? *given_id : core_.ids().next_hex();
   usage_note_.clear();
+  pass_.reset();
   const Route* route = nullptr;
-  if (std::optional<HttpReply> early = check(head, route)) {
-    if (head.is_chunked || head.content_length > 0) {
-      closes_ = true;  // the body is not read, so what follows cannot be told apart from it
-      must_linger_ = true;
-    }
-    co_await send(head, std::move(*early));
+  std::optional<HttpReply> refusal = check(head, route);
+  const bool generates = !refusal && is_generating(route->id);
+  // A small body is read before it is refused, so that its connection can be kept.
+  const bool knocks_first = head.is_chunked || head.content_length > kSmallBodyBytes;
+  if (generates && knocks_first) {
+    refusal = knock(head);
+  }
+  if (refusal) {
+    co_await answer_early(head, std::move(*refusal));
     co_return;
   }
   const std::optional<std::string> body = co_await read_body(head);
-  if (body) {
+  if (!body) {
+    pass_.reset();
+    co_return;
+  }
+  if (generates && !knocks_first) {
+    refusal = knock(head);
+  }
+  if (refusal) {
+    co_await send(head, std::move(*refusal));
+  } else {
     co_await dispatch(*route, head, *body);
   }
+  pass_.reset();
 }
 
 HttpReply Session::preflight(const RequestHead& head, const Route& route) const {
@@ -302,6 +351,32 @@ void Session::append_cors(const RequestHead& head, std::string& out) const {
   }
 }
 
+void Session::append_allowance(std::string& out) const {
+  if (tenant_ == nullptr) {
+    return;
+  }
+  const AllowanceView view = tenant_->allowance(system_clock().now());
+  const auto append = [&](std::string_view what, double limit, double left, double reset_s) {
+    if (limit <= 0) {
+      return;
+    }
+    std::array<char, 192> text{};
+    std::snprintf(text.data(),
+                  text.size(),
+                  "x-ratelimit-limit-%s: %.0f\r\nx-ratelimit-remaining-%s: %.0f\r\n"
+                  "x-ratelimit-reset-%s: %.3fs\r\n",
+                  what.data(),
+                  limit,
+                  what.data(),
+                  std::floor(left),
+                  what.data(),
+                  reset_s);
+    out += text.data();
+  };
+  append("requests", view.limits.requests_per_minute, view.requests_left, view.requests_reset_s);
+  append("tokens", view.limits.tokens_per_minute, view.tokens_left, view.tokens_reset_s);
+}
+
 std::string Session::reply_head(const RequestHead& head,
                                 int status,
                                 std::string_view content_type,
@@ -317,11 +392,13 @@ std::string Session::reply_head(const RequestHead& head,
   out += framing;
   out += "x-request-id: " + request_id_ + "\r\n";
   append_cors(head, out);
+  append_allowance(out);
   out += closes_ ? "Connection: close\r\n" : "Connection: keep-alive\r\n";
   return out;
 }
 
 asio::awaitable<void> Session::send(const RequestHead& head, HttpReply reply) {
+  pass_.reset();  // before the client knows, so that its next request finds the place free
   const bool has_body = reply.status != 204;
   std::string out =
       reply_head(head,
@@ -335,7 +412,10 @@ asio::awaitable<void> Session::send(const RequestHead& head, HttpReply reply) {
   if (has_body && head.method != "HEAD") {
     out += reply.body;
   }
-  log_access(head, reply.status);
+  if (reply.gate != Gate::none && scope_ == PortScope::serving) {
+    core_.traffic().count_refusal(reply.gate);
+  }
+  log_access(head, reply.status, reply.gate);
   const IoStatus status = co_await connection_->write(out, core_.config().limits.write_timeout_s);
   if (status != IoStatus::ok) {
     closes_ = true;
@@ -343,7 +423,7 @@ asio::awaitable<void> Session::send(const RequestHead& head, HttpReply reply) {
   }
 }
 
-void Session::log_access(const RequestHead& head, int status) const {
+void Session::log_access(const RequestHead& head, int status, Gate gate) const {
   if (!core_.config().logs_access || scope_ == PortScope::admin) {
     return;
   }
@@ -352,7 +432,8 @@ void Session::log_access(const RequestHead& head, int status) const {
   std::snprintf(milliseconds.data(), milliseconds.size(), "%.1f", took.count());
   // The path is visible ASCII by the head's rules; it is cut so that a line stays a line.
   log_info("http " + head.method + " " + head.path.substr(0, 128) + " " + std::to_string(status) +
-           " " + milliseconds.data() + " ms id=" + request_id_ + usage_note_);
+           " " + milliseconds.data() + " ms id=" + request_id_ + usage_note_ +
+           (gate == Gate::none ? "" : " gate=" + std::string(gate_name(gate))));
 }
 
 asio::awaitable<void> Session::dispatch(const Route& route,
@@ -372,7 +453,7 @@ asio::awaitable<void> Session::dispatch(const Route& route,
   HttpReply reply;
   const std::function<void()> work = [&] { reply = answer_info(core_, route.id, head, body); };
   if (const std::optional<ApiError> error = co_await run_text(body.size(), work)) {
-    reply = error_reply(*error);
+    reply = refuse(*error);
   }
   co_await send(head, std::move(reply));
 }
@@ -385,7 +466,7 @@ asio::awaitable<std::optional<ApiError>> Session::run_text(size_t size,
     co_return std::nullopt;
   }
   if (!core_.reserve_text_job()) {
-    co_return ApiError{503, "too many long prompts at once", {}, "overloaded"};
+    co_return ApiError{503, "too many long prompts at once", {}, "overloaded", Gate::text};
   }
   co_await asio::co_spawn(text_pool_.get_executor(), run_work(work), asio::use_awaitable);
   core_.release_text_job();

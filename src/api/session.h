@@ -51,7 +51,12 @@ class Session : public std::enable_shared_from_this<Session> {
   boost::asio::awaitable<std::optional<std::string>> read_body(const RequestHead& head);
   boost::asio::awaitable<void> handle(const RequestHead& head);
   /// Checks that need no body; nullopt = go on.
-  std::optional<HttpReply> check(const RequestHead& head, const Route*& route) const;
+  std::optional<HttpReply> check(const RequestHead& head, const Route*& route);
+  /// Through the gates before a generating request is read; nullopt = `pass_` is set.
+  std::optional<HttpReply> knock(const RequestHead& head);
+  /// Answers without having read the body, if there is one.
+  boost::asio::awaitable<void> answer_early(const RequestHead& head, HttpReply reply);
+  HttpReply refuse(ApiError error) const;
   boost::asio::awaitable<void> dispatch(const Route& route,
                                         const RequestHead& head,
                                         const std::string& body);
@@ -79,7 +84,8 @@ class Session : public std::enable_shared_from_this<Session> {
                          std::string_view framing) const;
   HttpReply preflight(const RequestHead& head, const Route& route) const;
   void append_cors(const RequestHead& head, std::string& out) const;
-  void log_access(const RequestHead& head, int status) const;
+  void append_allowance(std::string& out) const;
+  void log_access(const RequestHead& head, int status, Gate gate = Gate::none) const;
   void watch_peer();
   void wake();
 
@@ -90,6 +96,8 @@ class Session : public std::enable_shared_from_this<Session> {
   std::shared_ptr<Signal> signal_;
   std::string request_id_;
   std::string usage_note_;  // for the access log
+  std::shared_ptr<Tenant> tenant_;
+  std::unique_ptr<Pass> pass_;  // of the generating request in progress
   TimePoint began_{};
   int64_t reserved_body_bytes_ = 0;
   bool is_idle_ = true;

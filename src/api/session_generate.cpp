@@ -48,9 +48,12 @@ struct Session::Flight {
 
   std::optional<ApiError> submit(GenerateRequest request) {
     auto sink = std::make_shared<QueueSink>(queue, ids.size());
-    Result<RequestId> id = core.model()->engine->submit(std::move(request), std::move(sink));
+    QueueRefusal refusal;
+    Result<RequestId> id =
+        core.model()->engine->submit(std::move(request), std::move(sink), &refusal);
     if (!id) {
-      return from_error(id.error());
+      return id.error().code == ErrorCode::resource_exhausted ? core.traffic().queue_error(refusal)
+                                                              : from_error(id.error());
     }
     ids.push_back(id.value());
     has_ended.push_back(false);
@@ -82,7 +85,7 @@ asio::awaitable<void> Session::generate(const Route& route,
     job = *busy;
   }
   if (!job) {
-    HttpReply reply = error_reply(job.error());
+    HttpReply reply = refuse(job.error());
     co_await send(head, std::move(reply));
     co_return;
   }
@@ -92,12 +95,14 @@ asio::awaitable<void> Session::generate(const Route& route,
 asio::awaitable<void> Session::run_job(const RequestHead& head, GenerationJob& job) {
   Flight flight(core_, signal_);
   for (GenerateRequest& request : job.take_requests()) {
+    pass_->apply_to(request);
     if (const std::optional<ApiError> error = flight.submit(std::move(request))) {
-      HttpReply reply = error_reply(*error);
+      HttpReply reply = refuse(*error);
       co_await send(head, std::move(reply));
       co_return;
     }
   }
+  pass_->use(job.prompt_tokens());
   watch_peer();
   bool has_head = false;
   bool is_open = true;
@@ -108,6 +113,7 @@ asio::awaitable<void> Session::run_job(const RequestHead& head, GenerationJob& j
     }
   }
   connection_->stop_watching();
+  pass_->use(job.prompt_tokens() + job.completion_tokens());
   usage_note_ = " prompt=" + std::to_string(job.prompt_tokens()) +
                 " completion=" + std::to_string(job.completion_tokens());
   if (!is_open || is_peer_gone_) {
@@ -116,10 +122,11 @@ asio::awaitable<void> Session::run_job(const RequestHead& head, GenerationJob& j
     co_return;
   }
   if (job.error() && !has_head) {
-    HttpReply reply = error_reply(*job.error());
+    HttpReply reply = refuse(*job.error());
     co_await send(head, std::move(reply));
   } else if (job.is_stream()) {
     job.end_stream();
+    pass_.reset();
     is_open = co_await send_stream(head, job, has_head);
     if (is_open && head.is_http_11) {
       const double stall_s = core_.config().limits.write_timeout_s;
@@ -197,7 +204,9 @@ asio::awaitable<void> Session::health_generate(const RequestHead& head) {
   request.max_new_tokens = 1;
   request.sampling.temperature = 0;
   std::optional<ApiError> error = flight.submit(std::move(request));
-  const bool is_queue_full = error && error->status == 429;  // busy is not ill: wait for progress
+  const bool is_queue_full =
+      error && (error->gate == Gate::queue ||
+                error->gate == Gate::wait);  // busy is not ill: wait for progress
   error = is_queue_full ? std::nullopt : error;
   asio::steady_timer timer(executor());
   timer.expires_at(is_queue_full ? std::min(deadline, after_seconds(1)) : deadline);
@@ -221,7 +230,7 @@ asio::awaitable<void> Session::health_generate(const RequestHead& head) {
   HttpReply reply;
   reply.body = "{\"status\":\"ready\"}";
   if (error) {
-    reply = error_reply(*error);
+    reply = refuse(*error);
   }
   co_await send(head, std::move(reply));
 }

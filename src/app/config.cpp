@@ -281,6 +281,7 @@ void read_api(FlagReader& reader, Config& config) {
     reader.integer("admin-port", 0, 65535, api.admin_port.emplace());
   }
   reader.text("api-key", api.api_key);
+  reader.text("api-key-file", config.api_key_file);
   reader.list("cors-origins", api.cors_origins);
   reader.integer("max-connections", 1, 1'000'000, api.limits.connections_max);
   reader.toggle("strict-model-name", api.strict_model_name);

@@ -125,6 +125,7 @@ struct Config {
   RunnerOptions runner;
   RankOptions rank;
   ApiConfig api;
+  std::filesystem::path api_key_file;  ///< empty = none
   EngineConfig engine;
   GenerateOptions generate;
   BenchOptions bench;

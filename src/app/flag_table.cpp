@@ -139,6 +139,11 @@ constexpr FlagSpec kFlags[] = {
         "second port: probes and metrics from the first second",
         kServeLike),
     own("cors-origins", K::list, "*", "origins that browsers may call from", kServeLike),
+    own("api-key-file",
+        K::path,
+        "none",
+        "JSON file of API keys with weight, class and limits; read again on SIGHUP",
+        kServeLike),
     own("max-connections",
         K::integer,
         "4096",
@@ -182,7 +187,7 @@ constexpr FlagSpec kFlags[] = {
     own("max-queue-wait-ms",
         K::number,
         "10000",
-        "under lasting overload what would wait longer gets 429; 0 = only max-queued-requests "
+        "under lasting overload what would wait longer gets 503; 0 = only max-queued-requests "
         "bounds it",
         kServe | kCheck | kSimulate),
     own("request-timeout",
@@ -424,7 +429,7 @@ constexpr FlagSpec kFlags[] = {
                              "",
                              "lru,lfu,priority"))),
     simulated(
-        later(honoured("max-queued-requests", K::integer, "1024", "queue length; more gets 429"))),
+        later(honoured("max-queued-requests", K::integer, "1024", "queue length; more gets 503"))),
 
     // SGLang, list C
     warned("attention-backend", K::text, "hadal has one attention per backend"),

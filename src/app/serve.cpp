@@ -12,6 +12,7 @@
 #include <hadal/cluster/plan_log.h>
 #include <hadal/metrics/metrics.h>
 
+#include "api_key_file.h"
 #include "assembly.h"
 #include "byte_model.h"
 #include "cli.h"
@@ -44,13 +45,42 @@ sigset_t ending_signals() {
   return signals;
 }
 
+timespec timespec_of(std::chrono::milliseconds time) {
+  timespec result{};
+  result.tv_sec = time.count() / 1000;
+  result.tv_nsec = (time.count() % 1000) * 1'000'000;
+  return result;
+}
+
 /// True when SIGTERM or SIGINT came within `timeout`.
 bool wait_for_signal(std::chrono::milliseconds timeout) {
   const sigset_t signals = ending_signals();
-  timespec wait{};
-  wait.tv_sec = timeout.count() / 1000;
-  wait.tv_nsec = (timeout.count() % 1000) * 1'000'000;
+  const timespec wait = timespec_of(timeout);
   return sigtimedwait(&signals, nullptr, &wait) > 0;
+}
+
+sigset_t reload_signals() {
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGHUP);
+  return signals;
+}
+
+/// `--api-key-file` again when SIGHUP has come: blocked and pending until it is asked for here. A
+/// file that is wrong changes nothing.
+void reload_keys_if_asked(const Config& config, ApiServer& server) {
+  const sigset_t signals = reload_signals();
+  const timespec no_wait{};
+  if (config.api_key_file.empty() || sigtimedwait(&signals, nullptr, &no_wait) <= 0) {
+    return;
+  }
+  auto keys = load_api_keys(config.api_key_file);
+  if (!keys) {
+    log_error("The API keys stay as they were: " + keys.error().message);
+    return;
+  }
+  server.set_keys(keys.value());
+  log_info("API keys read again: " + std::to_string(keys.value().size()));
 }
 
 std::string seconds_text(double seconds) {
@@ -132,9 +162,13 @@ Result<Parts> load_parts(const Config& config, const Environment& environment) {
       std::move(text).value(), std::move(generation).value(), std::move(model_dir).value()};
 }
 
-ServedModel served_model(const Config& config, const Parts& parts, Engine& engine) {
+ServedModel served_model(const Config& config,
+                         const Parts& parts,
+                         Engine& engine,
+                         Metrics& metrics) {
   ServedModel served;
   served.engine = &engine;
+  served.metrics = &metrics;
   served.tokenizer = &parts.text.tokenizer;
   served.chat_template = &parts.text.chat_template;
   const GenerationConfig& generation = parts.generation;
@@ -263,6 +297,7 @@ int watch(
       drain(server, config.shutdown_grace_s);
       return kExitOk;
     }
+    reload_keys_if_asked(config, server);
     const EngineStats stats = engine.stats();
     if (const auto error = engine.fatal_error()) {
       if (seat != nullptr && seat->board().end_reason() != EndReason::none) {
@@ -310,6 +345,10 @@ int run_serve(const Config& config, const Environment& environment) {
 int serve_model(const Config& config, const Environment& environment, RankSeat* seat) {
   const sigset_t signals = ending_signals();
   pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  if (!config.api_key_file.empty()) {  // without one, a closed terminal ends the server
+    const sigset_t reload = reload_signals();
+    pthread_sigmask(SIG_BLOCK, &reload, nullptr);
+  }
   std::signal(SIGPIPE, SIG_IGN);
   raise_open_files_limit();
   StartTimes times;
@@ -319,6 +358,13 @@ int serve_model(const Config& config, const Environment& environment, RankSeat* 
   ApiConfig api_config = config.api;
   const std::string version = version_text();  // "hadal VERSION (...)\n"
   api_config.version = version.substr(6, version.size() - 7);
+  if (!config.api_key_file.empty()) {
+    auto keys = load_api_keys(config.api_key_file);
+    if (!keys) {
+      return fail(kExitUsage, keys.error());
+    }
+    api_config.keys = std::move(keys).value();
+  }
   ApiServer server(api_config, metrics);
   if (Status started = server.start(); !started) {
     return fail(kExitRetry, started.error());
@@ -346,7 +392,8 @@ int serve_model(const Config& config, const Environment& environment, RankSeat* 
   }
   times.add("first answer");
   loading_signals.reset();
-  if (Status opened = server.open(served_model(config, parts.value(), engine)); !opened) {
+  if (Status opened = server.open(served_model(config, parts.value(), engine, metrics.metrics()));
+      !opened) {
     return fail(kExitRetry, opened.error());
   }
   log_info(times.text());

@@ -194,7 +194,7 @@ class Supervisor {
     carrier_.turn();
     if (carrier_.take_stop_request()) {
       log_info("A worker node was asked to stop: draining");
-      stop_rank_zero();
+      signal_rank_zero(SIGTERM);
     }
     if (!is_leader_) {
       serve_probes();
@@ -315,11 +315,17 @@ class Supervisor {
   }
 
   void on_signal(int signal) {
-    if (signal == SIGCHLD || signal == SIGHUP || ended_ != TimePoint{}) {
+    if (signal == SIGCHLD || ended_ != TimePoint{}) {
+      return;
+    }
+    if (signal == SIGHUP) {
+      if (!config_.api_key_file.empty()) {
+        signal_rank_zero(SIGHUP);
+      }
       return;
     }
     if (is_leader_) {
-      stop_rank_zero();
+      signal_rank_zero(SIGTERM);
       return;
     }
     if (stop_deadline_ == TimePoint{}) {
@@ -331,10 +337,10 @@ class Supervisor {
     carrier_.send_stop_request();
   }
 
-  void stop_rank_zero() {
+  void signal_rank_zero(int signal) {
     for (RankChild& child : ranks_) {
       if (child.rank == 0 && child.process) {
-        child.process->send_signal(SIGTERM);
+        child.process->send_signal(signal);
       }
     }
   }

@@ -6,7 +6,7 @@
 
 using namespace hadal_test;
 
-TEST_CASE("e2e: a full queue is 429 and passes", "[e2e]") {
+TEST_CASE("e2e: a full queue is 503 and passes", "[e2e]") {
   TestServer server({.step_us = 2000, .max_slots = 2, .max_queued_requests = 2});
   std::vector<std::unique_ptr<HttpClient>> clients;
   for (int i = 0; i < 2; ++i) {
@@ -21,9 +21,9 @@ TEST_CASE("e2e: a full queue is 429 and passes", "[e2e]") {
   REQUIRE(eventually([&] { return server.engine().stats().num_queued == 2; }));
   HttpClient client(server.port());
   const HttpAnswer refused = client.post("/v1/completions", completion_body(1, 1).dump());
-  CHECK(refused.status == 429);
+  CHECK(refused.status == 503);
   CHECK(refused.fields.count("retry-after") == 1);
-  CHECK(json::parse(refused.body)["error"]["type"] == "rate_limit_error");
+  CHECK(json::parse(refused.body)["error"]["code"] == "queue_full");
   CHECK(client.get("/health").status == 200);  // busy is not ill
   clients.clear();
   REQUIRE(eventually([&] { return server.is_idle(); }));
@@ -35,7 +35,7 @@ TEST_CASE("e2e: when one of n choices is refused, none runs on", "[e2e]") {
   HttpClient client(server.port());
   const HttpAnswer refused =
       client.post("/v1/completions", completion_body(3000, 1, {{"n", 20}}).dump());
-  CHECK(refused.status == 429);
+  CHECK(refused.status == 503);
   CHECK(eventually([&] { return server.is_idle(); }, 2));
 }
 

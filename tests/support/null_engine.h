@@ -47,6 +47,7 @@ class NullEngine {
   hadal::ServedModel served() {
     hadal::ServedModel model;
     model.engine = engine_.get();
+    model.metrics = &registry_.metrics();
     model.tokenizer = &tokenizer_;
     model.chat_template = &chat_template_;
     model.eos_token_ids = {TinyTokenizer::kEos};

@@ -27,6 +27,7 @@ const std::vector<ModuleRule>& layer_table() {
       {"base", "src/base", {}, {"spdlog"}},
       {"metrics", "src/metrics", {"base"}, {"prometheus"}},
       {"net", "src/net", {"base"}, {}},
+      {"traffic", "src/traffic", {"base"}, {"openssl"}},
       {"auth", "src/auth", {"base", "net"}, {"openssl"}},
       {"doctor", "src/doctor", {"base", "net", "auth"}, {}},
       {"tensor", "src/tensor", {"base"}, {}},
@@ -66,7 +67,7 @@ const std::vector<ModuleRule>& layer_table() {
        {}},
       {"api",
        "src/api",
-       {"base", "text", "plan", "runtime", "engine", "metrics"},
+       {"base", "text", "plan", "runtime", "engine", "metrics", "traffic"},
        {"boost", "nlohmann", "openssl"}},
       {"app",
        "src/app",
@@ -87,7 +88,8 @@ const std::vector<ModuleRule>& layer_table() {
         "cluster",
         "engine",
         "api",
-        "doctor"},
+        "doctor",
+        "traffic"},
        {"CLI", "nlohmann"}},
   };
   return table;

@@ -19,6 +19,7 @@
 #include <hadal/metrics/metrics.h>
 #include <hadal/text/chat_template.h>
 #include <hadal/text/tokenizer.h>
+#include <hadal/traffic/api_key.h>
 
 namespace hadal {
 
@@ -54,7 +55,8 @@ struct ApiConfig {
   std::optional<uint16_t> admin_port;  ///< nullopt = no admin port, 0 = any free port
   std::string served_model_name;
   bool strict_model_name = false;                 ///< another name in a request is 404
-  std::string api_key;                            ///< empty = none asked for
+  std::string api_key;                            ///< one more key, without limits; empty = none
+  std::vector<ApiKey> keys;                       ///< no keys at all = none asked for
   std::vector<std::string> cors_origins = {"*"};  ///< empty = no CORS headers
   bool separates_reasoning = false;  ///< `--reasoning-parser`: thinking as reasoning_content
   bool raw_prompts_may_hold_special_tokens = true;  ///< prompts of /v1/completions and /tokenize
@@ -72,6 +74,7 @@ struct ApiConfig {
 struct ServedModel {
   Engine* engine = nullptr;
   const Tokenizer* tokenizer = nullptr;
+  Metrics* metrics = nullptr;                   ///< what the front counts; nullptr = nothing
   const ChatTemplate* chat_template = nullptr;  ///< nullptr: /v1/chat/completions is refused
   SamplingDefaults sampling;
   std::vector<TokenId> eos_token_ids;
@@ -104,6 +107,8 @@ class ApiServer {
   /// Opens the serving port of a node that has no engine, with the probes and /metrics alone (as
   /// SGLang's workers answer /health); the state is ready. At most once, instead of open().
   Status open_worker();
+  /// Other keys than ApiConfig::keys from now on; requests in flight go on.
+  void set_keys(const std::vector<ApiKey>& keys);
   /// The state is failed from now on; /livez answers `why`.
   void set_failed(const std::string& why);
 
