@@ -21,9 +21,11 @@ using cuda::DeviceInfo;
 
 constexpr int32_t kLeastCapability = 80;
 constexpr int32_t kFp8Capability = 89;
-/// Every kernel is portable so far. The first that needs sm_90a sets it, and is chosen by
-/// CudaDevice::kernel_family.
+#ifdef HADAL_HAS_SM90A
+constexpr bool kHasSm90aKernels = true;
+#else
 constexpr bool kHasSm90aKernels = false;
+#endif
 
 Error unsupported(const std::string& message) {
   return Error{ErrorCode::unsupported, message};
@@ -222,13 +224,15 @@ class CudaBackend final : public Backend {
 }  // namespace
 
 Result<std::unique_ptr<Backend>> make_cuda_backend(const CudaBackendConfig& config) {
-  if (const auto device = find_cuda_device(config.device_index, config.kernel_family); !device) {
+  const auto device = find_cuda_device(config.device_index, config.kernel_family);
+  if (!device) {
     return device.error();
   }
   auto info = open_device(config.device_index);
   if (!info) {
     return info.error();
   }
+  info.value().kernel_family = device.value().kernel_family;
   return std::unique_ptr<Backend>(std::make_unique<CudaBackend>(info.value(), config));
 }
 

@@ -25,6 +25,7 @@ struct DeviceInfo {
   int32_t num_multiprocessors = 0;
   int32_t max_shared_bytes = 0;    ///< of one block, after opting in
   int32_t compute_capability = 0;  ///< 90 for 9.0
+  KernelFamily kernel_family = KernelFamily::sm80;
 };
 
 struct StepSchedule;
@@ -74,6 +75,13 @@ class CudaOps final : public Ops {
 
   /// One weight, rows in order or gathered.
   void run_product(const ProductArgs& args, bool is_pair, cudaStream_t stream);
+  /// The same on sm_90a, where that has a kernel for it; false when it was left to others.
+  bool run_hopper_product(ProductArgs args, ProductMode mode, bool is_pair, cudaStream_t stream);
+  bool run_hopper_experts(ProductArgs args,
+                          ProductMode mode,
+                          bool is_pair,
+                          const ChosenExperts& chosen,
+                          cudaStream_t stream);
   void launch_product(ProductArgs args,
                       ProductMode mode,
                       bool is_pair,

@@ -84,6 +84,44 @@ void launch_wide_product(const ProductArgs& args,
                          const ProductGrid& grid,
                          cudaStream_t stream);
 
+/// What a block of threads of the sm_90a kernel makes: rows of the weight (both of a pair) x
+/// tokens. tokens = 0: none.
+struct HopperTile {
+  int32_t rows = 0;
+  int32_t tokens = 0;
+};
+
+/// The tile that is expected to be fastest for `num_rows` rows of one weight; none for what the
+/// sm_90a kernel leaves to others: few rows, and BF16 pairs.
+HopperTile choose_hopper_tile(const ProductArgs& args,
+                              ProductMode mode,
+                              bool is_pair,
+                              int32_t num_multiprocessors);
+
+/// Rows of x in the order in which the sm_90a kernel multiplies: BF16 [rows][blocks * kBlockK], the
+/// first of which is row `row_begin` of x.
+struct OrderedX {
+  const std::byte* data = nullptr;
+  int64_t row_begin = 0;
+};
+
+/// Rows 0..num_rows - 1 of x, or those that `gather` names, to `out`.
+void launch_order_x(const ProductArgs& args,
+                    ProductMode mode,
+                    int32_t num_rows,
+                    std::byte* out,
+                    cudaStream_t stream);
+
+/// Many rows on sm_90a, weights beside tokens in shared memory; modes but plain, without gather. x
+/// is taken from `x` alone but for its scales. tile_rows = tile.tokens.
+void launch_hopper_product(const ProductArgs& args,
+                           ProductMode mode,
+                           bool is_pair,
+                           const HopperTile& tile,
+                           const OrderedX& x,
+                           const ProductGrid& grid,
+                           cudaStream_t stream);
+
 /// args.out of the rows of all tiles from float32 `values` [rows, out_columns], same row numbers.
 void launch_quantise(const ProductArgs& args,
                      const float* values,

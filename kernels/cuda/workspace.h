@@ -17,6 +17,11 @@ class Workspace {
   /// Begins an op: everything taken before is given up.
   void reset() { used_ = 0; }
 
+  /// What is taken after a mark can be given up alone.
+  int64_t mark() const { return used_; }
+
+  void reset_to(int64_t mark) { used_ = mark; }
+
   int64_t free_bytes() const { return memory_.size_bytes() - used_; }
 
   /// 256-byte aligned; undefined contents. Aborts when reserve was not called with limits that

@@ -232,7 +232,7 @@ TEST_CASE("moe: model shapes, the same bits in every batch, experts empty or cro
         ActOperand inner;
         GuardedTensor out;
         run(0, kRows, inner, out);
-        for (const int64_t count : {1, 3, 17, 255}) {
+        for (const int64_t count : {1, 3, 17, 60, 100, 255}) {  // tiles of all sizes
           const int64_t begin = kRows - count - 1;
           ActOperand few_inner;
           GuardedTensor few;

@@ -1,0 +1,27 @@
+// Stands in for the kernels of sm_90a in builds without code for it (HADAL_CUDA_ARCHS): the family
+// is refused before one is asked for.
+#include <hadal/base/check.h>
+
+#include "product.h"
+
+namespace hadal::cuda {
+
+void launch_order_x(const ProductArgs& /*args*/,
+                    ProductMode /*mode*/,
+                    int32_t /*num_rows*/,
+                    std::byte* /*out*/,
+                    cudaStream_t /*stream*/) {
+  HADAL_CHECK(false, "this build has no kernels of sm_90a");
+}
+
+void launch_hopper_product(const ProductArgs& /*args*/,
+                           ProductMode /*mode*/,
+                           bool /*is_pair*/,
+                           const HopperTile& /*tile*/,
+                           const OrderedX& /*x*/,
+                           const ProductGrid& /*grid*/,
+                           cudaStream_t /*stream*/) {
+  HADAL_CHECK(false, "this build has no kernels of sm_90a");
+}
+
+}  // namespace hadal::cuda
