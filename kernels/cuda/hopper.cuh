@@ -1,10 +1,10 @@
 // Wrappers of what sm_90a alone has, warpgroup products (wgmma) and the split of registers between
 // warpgroups, and of barriers in shared memory that count phases.
 //
-// wgmma m64nNk16 here: A [64, 16] from registers (fragments of mma m16n8k16, warp w of the group has
-// rows 16 w..16 w + 15), B [16, N] from shared memory, C [64, N] in registers: c[4 n + i] is element
-// i of the m16n8 tile of columns 8 n..8 n + 7. It runs beside the warpgroup, which may touch neither
-// its registers nor its shared memory before wait_products.
+// wgmma m64nNk16 here: A [64, 16] from registers (fragments of mma m16n8k16, warp w of the group
+// has rows 16 w..16 w + 15), B [16, N] from shared memory, C [64, N] in registers: c[4 n + i] is
+// element i of the m16n8 tile of columns 8 n..8 n + 7. It runs beside the warpgroup, which may
+// touch neither its registers nor its shared memory before wait_products.
 #pragma once
 
 #include <cstdint>
@@ -79,8 +79,9 @@ __device__ inline void wait_products(float (&c)[kSize]) {
   }
 }
 
-/// Descriptor of B, rows of 64 elements (128 bytes) with the 128-byte swizzle: chunk c of 16 bytes of
-/// row r lies at place c ^ (r % 8). `address` is a multiple of 1024, plus 32 bytes for each k16 before.
+/// Descriptor of B, rows of 64 elements (128 bytes) with the 128-byte swizzle: chunk c of 16 bytes
+/// of row r lies at place c ^ (r % 8). `address` is a multiple of 1024, plus 32 bytes for each k16
+/// before.
 __device__ inline uint64_t swizzled_operand(uint32_t address) {
   constexpr uint64_t kEightRows = 1024 / 16;
   constexpr uint64_t kSwizzle128 = 1;
@@ -106,10 +107,21 @@ struct Wgmma<32> {
         "{%16, %17, %18, %19}, %20, add, 1, 1, 0;\n"
         "}\n"
         : "+f"(d[0]),
-          "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]),
-          "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]),
-          "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]),
-          "+f"(d[13]), "+f"(d[14]), "+f"(d[15])
+          "+f"(d[1]),
+          "+f"(d[2]),
+          "+f"(d[3]),
+          "+f"(d[4]),
+          "+f"(d[5]),
+          "+f"(d[6]),
+          "+f"(d[7]),
+          "+f"(d[8]),
+          "+f"(d[9]),
+          "+f"(d[10]),
+          "+f"(d[11]),
+          "+f"(d[12]),
+          "+f"(d[13]),
+          "+f"(d[14]),
+          "+f"(d[15])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kAdd ? 1 : 0));
   }
 };
@@ -130,14 +142,37 @@ struct Wgmma<64> {
         "{%32, %33, %34, %35}, %36, add, 1, 1, 0;\n"
         "}\n"
         : "+f"(d[0]),
-          "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]),
-          "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]),
-          "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]),
-          "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]),
-          "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]),
-          "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]),
-          "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]),
-          "+f"(d[29]), "+f"(d[30]), "+f"(d[31])
+          "+f"(d[1]),
+          "+f"(d[2]),
+          "+f"(d[3]),
+          "+f"(d[4]),
+          "+f"(d[5]),
+          "+f"(d[6]),
+          "+f"(d[7]),
+          "+f"(d[8]),
+          "+f"(d[9]),
+          "+f"(d[10]),
+          "+f"(d[11]),
+          "+f"(d[12]),
+          "+f"(d[13]),
+          "+f"(d[14]),
+          "+f"(d[15]),
+          "+f"(d[16]),
+          "+f"(d[17]),
+          "+f"(d[18]),
+          "+f"(d[19]),
+          "+f"(d[20]),
+          "+f"(d[21]),
+          "+f"(d[22]),
+          "+f"(d[23]),
+          "+f"(d[24]),
+          "+f"(d[25]),
+          "+f"(d[26]),
+          "+f"(d[27]),
+          "+f"(d[28]),
+          "+f"(d[29]),
+          "+f"(d[30]),
+          "+f"(d[31])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kAdd ? 1 : 0));
   }
 };
@@ -162,22 +197,69 @@ struct Wgmma<128> {
         "{%64, %65, %66, %67}, %68, add, 1, 1, 0;\n"
         "}\n"
         : "+f"(d[0]),
-          "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]),
-          "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]),
-          "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]),
-          "+f"(d[13]), "+f"(d[14]), "+f"(d[15]), "+f"(d[16]),
-          "+f"(d[17]), "+f"(d[18]), "+f"(d[19]), "+f"(d[20]),
-          "+f"(d[21]), "+f"(d[22]), "+f"(d[23]), "+f"(d[24]),
-          "+f"(d[25]), "+f"(d[26]), "+f"(d[27]), "+f"(d[28]),
-          "+f"(d[29]), "+f"(d[30]), "+f"(d[31]), "+f"(d[32]),
-          "+f"(d[33]), "+f"(d[34]), "+f"(d[35]), "+f"(d[36]),
-          "+f"(d[37]), "+f"(d[38]), "+f"(d[39]), "+f"(d[40]),
-          "+f"(d[41]), "+f"(d[42]), "+f"(d[43]), "+f"(d[44]),
-          "+f"(d[45]), "+f"(d[46]), "+f"(d[47]), "+f"(d[48]),
-          "+f"(d[49]), "+f"(d[50]), "+f"(d[51]), "+f"(d[52]),
-          "+f"(d[53]), "+f"(d[54]), "+f"(d[55]), "+f"(d[56]),
-          "+f"(d[57]), "+f"(d[58]), "+f"(d[59]), "+f"(d[60]),
-          "+f"(d[61]), "+f"(d[62]), "+f"(d[63])
+          "+f"(d[1]),
+          "+f"(d[2]),
+          "+f"(d[3]),
+          "+f"(d[4]),
+          "+f"(d[5]),
+          "+f"(d[6]),
+          "+f"(d[7]),
+          "+f"(d[8]),
+          "+f"(d[9]),
+          "+f"(d[10]),
+          "+f"(d[11]),
+          "+f"(d[12]),
+          "+f"(d[13]),
+          "+f"(d[14]),
+          "+f"(d[15]),
+          "+f"(d[16]),
+          "+f"(d[17]),
+          "+f"(d[18]),
+          "+f"(d[19]),
+          "+f"(d[20]),
+          "+f"(d[21]),
+          "+f"(d[22]),
+          "+f"(d[23]),
+          "+f"(d[24]),
+          "+f"(d[25]),
+          "+f"(d[26]),
+          "+f"(d[27]),
+          "+f"(d[28]),
+          "+f"(d[29]),
+          "+f"(d[30]),
+          "+f"(d[31]),
+          "+f"(d[32]),
+          "+f"(d[33]),
+          "+f"(d[34]),
+          "+f"(d[35]),
+          "+f"(d[36]),
+          "+f"(d[37]),
+          "+f"(d[38]),
+          "+f"(d[39]),
+          "+f"(d[40]),
+          "+f"(d[41]),
+          "+f"(d[42]),
+          "+f"(d[43]),
+          "+f"(d[44]),
+          "+f"(d[45]),
+          "+f"(d[46]),
+          "+f"(d[47]),
+          "+f"(d[48]),
+          "+f"(d[49]),
+          "+f"(d[50]),
+          "+f"(d[51]),
+          "+f"(d[52]),
+          "+f"(d[53]),
+          "+f"(d[54]),
+          "+f"(d[55]),
+          "+f"(d[56]),
+          "+f"(d[57]),
+          "+f"(d[58]),
+          "+f"(d[59]),
+          "+f"(d[60]),
+          "+f"(d[61]),
+          "+f"(d[62]),
+          "+f"(d[63])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "n"(kAdd ? 1 : 0));
   }
 };

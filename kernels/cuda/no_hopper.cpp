@@ -6,14 +6,6 @@
 
 namespace hadal::cuda {
 
-void launch_order_x(const ProductArgs& /*args*/,
-                    ProductMode /*mode*/,
-                    int32_t /*num_rows*/,
-                    std::byte* /*out*/,
-                    cudaStream_t /*stream*/) {
-  HADAL_CHECK(false, "this build has no kernels of sm_90a");
-}
-
 void launch_hopper_product(const ProductArgs& /*args*/,
                            ProductMode /*mode*/,
                            bool /*is_pair*/,

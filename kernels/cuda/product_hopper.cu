@@ -2,11 +2,12 @@
 // registers, tokens the narrow side and come from shared memory.
 //
 // Four warps fill stages of one k block each by cp.async; one or two warpgroups multiply. A stage's
-// weights are read as fragments (E4M3 codes become BF16 on the way), 64 rows at a time; their sums of
-// the block start from zero and are then added with their scales: the canonical order of product.h.
-// Steps of k16 take the same 16 elements as those of product_mma.cuh, so that bits are the same as of
-// the portable kernels. There a step's elements are four runs of four; here a step of the tokens must
-// be 32 bytes in a row, so `order_kernel` first copies the tokens in the order of steps.
+// weights are read as fragments (E4M3 codes become BF16 on the way), 64 rows at a time; their sums
+// of the block start from zero and are then added with their scales: the canonical order of
+// product.h. Steps of k16 take the same 16 elements as those of product_mma.cuh, so that bits are
+// the same as of the portable kernels. There a step's elements are four runs of four; here a step
+// of the tokens must be 32 bytes in a row, so `launch_order_x` first copies the tokens in the order
+// of steps.
 #include "cuda_check.h"
 #include "hopper.cuh"
 #include "launch.cuh"
@@ -16,8 +17,8 @@ namespace hadal::cuda {
 
 namespace {
 
-constexpr int32_t kLoaders = 128;       ///< threads that fill stages
-constexpr int32_t kResultStride = 132;  ///< floats of a token in 128 columns of the result
+constexpr int32_t kLoaders = 128;             ///< threads that fill stages
+constexpr int32_t kResultStride = 132;        ///< floats of a token in 128 columns of the result
 constexpr int32_t kBlockBytes = kBlockK * 2;  ///< of a token in a k block
 constexpr int32_t kStagesBytes = 200 << 10;   ///< of shared memory for stages, at most
 
@@ -39,8 +40,10 @@ struct HopperShape {
   static constexpr int32_t kXBytes = kTokens * kBlockBytes;
   static constexpr int32_t kWeightBytes = kRows * kWeightPitch;
   static constexpr int32_t kScaleBytes = kMode == ProductMode::bf16 ? 0 : (kRows + kTokens) * 4;
-  static constexpr int32_t kStageBytes = (kXBytes + kWeightBytes + kScaleBytes + 1023) / 1024 * 1024;
-  static constexpr int32_t kStages = kStagesBytes / kStageBytes < 8 ? kStagesBytes / kStageBytes : 8;
+  static constexpr int32_t kStageBytes =
+      (kXBytes + kWeightBytes + kScaleBytes + 1023) / 1024 * 1024;
+  static constexpr int32_t kStages =
+      kStagesBytes / kStageBytes < 8 ? kStagesBytes / kStageBytes : 8;
   static constexpr int32_t kBytes = kStages * kStageBytes + 1024;  ///< and the way to 1024
   static constexpr int32_t kRegions = (kColumns + 127) / 128;      ///< of the result
   /// Without setmaxnreg each thread has 168 registers.
@@ -49,70 +52,6 @@ struct HopperShape {
   static_assert(!kPair || (kHalves == 2 && kGroups == 2), "a pair makes whole quantisation groups");
   static_assert(kRegions * kTokens * kResultStride * 4 <= kStages * kStageBytes);
 };
-
-struct OrderArgs {
-  ConstActMatrix x;
-  const int32_t* gather;
-  uint16_t* out;  ///< [rows][blocks * 128]
-  int32_t rows;
-  int32_t columns;
-  int32_t blocks;
-};
-
-__device__ uint4 load_chunk(const std::byte* row, int32_t at, int32_t row_bytes) {
-  return at < row_bytes ? __ldg(reinterpret_cast<const uint4*>(row + at)) : make_uint4(0, 0, 0, 0);
-}
-
-/// Tokens in the order of steps: of a k block, element 16 s + 8 h + 2 t + j is the one that lane t
-/// of a warp has as element j of word h in step s (x_words of product_mma.cuh). E4M3 becomes BF16;
-/// beyond a row's end are zeros. A thread takes 32 elements, or 64 of E4M3.
-template <ProductMode kMode>
-__global__ void __launch_bounds__(256) order_kernel(OrderArgs args) {
-  let_next_start();
-  wait_for_previous();
-  constexpr int32_t kUnits = kMode == ProductMode::fp8 ? 2 : 4;  // of a block
-  const int64_t i = static_cast<int64_t>(blockIdx.x) * 256 + threadIdx.x;
-  const int32_t units = args.blocks * kUnits;
-  const int64_t row = i / units;
-  if (row >= args.rows) {
-    return;
-  }
-  const int32_t block = static_cast<int32_t>(i % units) / kUnits;
-  const int32_t unit = static_cast<int32_t>(i) % kUnits;
-  constexpr int32_t kSize = MmaTraits<kMode>::kXSize;
-  const int64_t from = args.gather != nullptr ? args.gather[row] : row;
-  const std::byte* x = args.x.data + from * args.x.stride * kSize;
-  uint4 chunks[4];
-#pragma unroll
-  for (int32_t t = 0; t < 4; ++t) {
-    chunks[t] = load_chunk(
-        x, block * kBlockK * kSize + x_chunk<kMode>(unit, t), args.columns * kSize);
-  }
-  auto* to = reinterpret_cast<uint4*>(args.out + (row * args.blocks + block) * kBlockK +
-                                      unit * (kBlockK / kUnits));
-  if constexpr (kMode == ProductMode::fp8) {
-#pragma unroll
-    for (int32_t s = 0; s < 4; ++s) {
-      uint32_t words[2][4];
-#pragma unroll
-      for (int32_t t = 0; t < 4; ++t) {
-        e4m3x4_to_bf16(word_of(chunks[t], s), words[0][t], words[1][t]);
-      }
-#pragma unroll
-      for (int32_t h = 0; h < 2; ++h) {
-        to[s * 2 + h] = make_uint4(words[h][0], words[h][1], words[h][2], words[h][3]);
-      }
-    }
-  } else {
-#pragma unroll
-    for (int32_t w = 0; w < 4; ++w) {
-      to[w] = make_uint4(word_of(chunks[0], w),
-                         word_of(chunks[1], w),
-                         word_of(chunks[2], w),
-                         word_of(chunks[3], w));
-    }
-  }
-}
 
 __device__ void copy_scale(uint32_t to, const float* from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4;\n" ::"r"(to), "l"(from));
@@ -134,10 +73,10 @@ struct Loader {
   int32_t rows_left;                 ///< from this thread's first row
   const float* scales;
   int32_t scale_at[kScales];  ///< of this thread's rows; -1 beyond the last
-  const std::byte* x;                ///< this thread's chunk of row 0
-  const uint32_t* x_offsets;         ///< of the tile's tokens, in 16 bytes
-  int32_t tokens_left;               ///< from this thread's first token
-  const float* x_scales;             ///< of this thread's token, or null
+  const std::byte* x;         ///< this thread's chunk of row 0
+  const uint32_t* x_offsets;  ///< of the tile's tokens, in 16 bytes
+  int32_t tokens_left;        ///< from this thread's first token
+  const float* x_scales;      ///< of this thread's token, or null
   int32_t x_scale_group;
 
   __device__ Loader(const ProductArgs& args, int32_t first, const RowTile& tile) {
@@ -159,8 +98,8 @@ struct Loader {
       const int32_t column = first + r % kPartRows;
       scale_at[i] = -1;
       if (kMode != ProductMode::bf16 && r < Shape::kRows && column < args.out_columns) {
-        scale_at[i] = matrix.scale_rows[column + r / kPartRows * args.out_columns] *
-                      matrix.num_groups;
+        scale_at[i] =
+            matrix.scale_rows[column + r / kPartRows * args.out_columns] * matrix.num_groups;
       }
     }
   }
@@ -181,7 +120,9 @@ struct Loader {
     x_scale_group = static_cast<int32_t>(args.x.scale_group);
   }
 
-  static __device__ int32_t thread() { return static_cast<int32_t>(threadIdx.x % kLoaders); }
+  static __device__ int32_t thread() {
+    return static_cast<int32_t>(threadIdx.x % kLoaders);
+  }
 
   /// What no kernel writes.
   __device__ void load_constant(uint32_t stage, int32_t block) const {
@@ -280,7 +221,9 @@ __device__ int32_t half_row(int32_t group, int32_t half) {
 
 /// The fragments of the block's steps of two rows, 8 apart.
 template <ProductMode kMode>
-__device__ void load_fragments(const std::byte* low, const std::byte* high, int32_t flip,
+__device__ void load_fragments(const std::byte* low,
+                               const std::byte* high,
+                               int32_t flip,
                                uint32_t (&a)[kSteps][4]) {
   constexpr int32_t kChunks = MmaTraits<kMode>::kWeightChunks;
   const int32_t t = threadIdx.x % 4;
@@ -432,8 +375,7 @@ __device__ void multiply_tile(const ProductArgs& args,
                               const int32_t* entries) {
   float total[Shape::kNumHalves][kTokens / 2] = {};
   multiply_blocks<Shape, kTokens>(ring, stages, num_blocks, total);
-  store_tile<Shape, kTokens>(
-      args, total, first, count, entries, reinterpret_cast<float*>(stages));
+  store_tile<Shape, kTokens>(args, total, first, count, entries, reinterpret_cast<float*>(stages));
 }
 
 /// What the loading threads do. They also make the barriers and the lists of the tile's rows.
@@ -478,7 +420,8 @@ __device__ void load_tile(const ProductArgs& args,
   const int32_t x_row = x_row_of(args, entry);
   if (thread < Shape::kNumTokens) {
     entries[thread] = entry;
-    x_offsets[thread] = static_cast<uint32_t>((x_row - x.row_begin) * num_blocks * (kBlockBytes / 16));
+    x_offsets[thread] =
+        static_cast<uint32_t>((x_row - x.row_begin) * num_blocks * (kBlockBytes / 16));
   }
   loader.set_tokens(args, x.data, x_offsets, tile.count, x_row);
   meet(kAllMeet, Shape::kThreads);
@@ -595,38 +538,7 @@ void launch_mode(const ProductArgs& args,
           : launch_tile<kMode, false>(args, tile, x, grid, stream);
 }
 
-template <ProductMode kMode>
-void launch_order_mode(const OrderArgs& args, cudaStream_t stream) {
-  const int64_t units = int64_t{args.rows} * args.blocks * (kMode == ProductMode::fp8 ? 2 : 4);
-  const auto blocks = static_cast<uint32_t>((units + 255) / 256);
-  launch_early(order_kernel<kMode>, dim3(blocks), dim3(256), 0, stream, args);
-}
-
 }  // namespace
-
-void launch_order_x(const ProductArgs& args,
-                    ProductMode mode,
-                    int32_t num_rows,
-                    std::byte* out,
-                    cudaStream_t stream) {
-  const int32_t columns = args.weight.columns;
-  const OrderArgs order{args.x,
-                        args.gather,
-                        reinterpret_cast<uint16_t*>(out),
-                        num_rows,
-                        columns,
-                        (columns + kBlockK - 1) / kBlockK};
-  switch (mode) {
-    case ProductMode::fp8:
-      return launch_order_mode<ProductMode::fp8>(order, stream);
-    case ProductMode::bf16:
-      return launch_order_mode<ProductMode::bf16>(order, stream);
-    case ProductMode::w8a16:
-      return launch_order_mode<ProductMode::w8a16>(order, stream);
-    case ProductMode::plain:
-      HADAL_CHECK(false, "a plain product has its own kernel");
-  }
-}
 
 void launch_hopper_product(const ProductArgs& args,
                            ProductMode mode,
