@@ -9,6 +9,8 @@
 
 #include <cstdint>
 
+#include <cuda.h>
+
 #include "mma.cuh"
 
 namespace hadal::cuda {
@@ -40,9 +42,25 @@ __device__ inline void wait_phase(uint32_t barrier, uint32_t parity) {
       : "memory");
 }
 
-/// What this thread wrote to shared memory becomes visible to wgmma.
-__device__ inline void fence_shared_for_products() {
-  asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
+/// The barrier's phase also waits for this many bytes of boxes.
+__device__ inline void expect_bytes(uint32_t barrier, int32_t bytes) {
+  asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;\n" ::"r"(barrier),
+               "r"(bytes)
+               : "memory");
+}
+
+/// Asks the copy engine for the box of `map` (a kernel parameter) at this byte and row; what lies
+/// outside becomes zeros. A box of one row may lie at any multiple of 128 bytes in a swizzled tile.
+__device__ inline void copy_box(
+    uint32_t to, const CUtensorMap* map, int32_t byte, int32_t row, uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes "
+      "[%0], [%1, {%2, %3}], [%4];\n" ::"r"(to),
+      "l"(map),
+      "r"(byte),
+      "r"(row),
+      "r"(barrier)
+      : "memory");
 }
 
 /// Threads of a named barrier (1..15) meet.

@@ -227,7 +227,7 @@ bool CudaOps::run_hopper_product(ProductArgs args,
                           mode,
                           is_pair,
                           tile,
-                          {ordered, 0},
+                          {ordered, count, 0},
                           {tile.tokens, ceil_div(count, tile.tokens)},
                           stream);
   }
@@ -275,7 +275,8 @@ bool CudaOps::run_hopper_experts(ProductArgs args,
                                            stream);
     args.tiles = tiles.tiles;
     args.entries = tiles.entries;
-    launch_hopper_product(args, mode, is_pair, tile, {ordered, token_begin}, tiles.grid, stream);
+    launch_hopper_product(
+        args, mode, is_pair, tile, {ordered, count, token_begin}, tiles.grid, stream);
     done += count;
   }
   return true;

@@ -102,6 +102,7 @@ HopperTile choose_hopper_tile(const ProductArgs& args,
 /// first of which is row `row_begin` of x.
 struct OrderedX {
   const std::byte* data = nullptr;
+  int64_t rows = 0;
   int64_t row_begin = 0;
 };
 

@@ -1,13 +1,17 @@
 // Products of many rows on sm_90a: weights are the wide side of warpgroup products and come from
 // registers, tokens the narrow side and come from shared memory.
 //
-// Four warps fill stages of one k block each by cp.async; one or two warpgroups multiply. A stage's
-// weights are read as fragments (E4M3 codes become BF16 on the way), 64 rows at a time; their sums
-// of the block start from zero and are then added with their scales: the canonical order of
-// product.h. Steps of k16 take the same 16 elements as those of product_mma.cuh, so that bits are
-// the same as of the portable kernels. There a step's elements are four runs of four; here a step
-// of the tokens must be 32 bytes in a row, so `launch_order_x` first copies the tokens in the order
-// of steps.
+// Four warps fill stages of one k block each by the copy engine; one or two warpgroups multiply. A
+// stage's weights are read as fragments (E4M3 codes become BF16 on the way), 64 rows at a time;
+// their sums of the block start from zero and are then added with their scales: the canonical order
+// of product.h. Steps of k16 take the same 16 elements as those of product_mma.cuh, so that bits
+// are the same as of the portable kernels. There a step's elements are four runs of four; here a
+// step of the tokens must be 32 bytes in a row, so `launch_order_x` first copies the tokens in the
+// order of steps.
+#include <string>
+
+#include <cuda.h>
+
 #include "cuda_check.h"
 #include "hopper.cuh"
 #include "launch.cuh"
@@ -34,9 +38,11 @@ struct HopperShape {
   static constexpr int32_t kNumHalves = kHalves;
   static constexpr int32_t kNumTokens = kTokens;
   static constexpr int32_t kRows = kGroups * kHalves * 64;
-  static constexpr int32_t kColumns = kPair ? kRows / 2 : kRows;  ///< of out
+  static constexpr int32_t kColumns = kPair ? kRows / 2 : kRows;   ///< of out
+  static constexpr int32_t kPartRows = kPair ? kRows / 2 : kRows;  ///< in a row in the matrix
   static constexpr int32_t kThreads = kLoaders + kGroups * 128;
   static constexpr int32_t kWeightPitch = kBlockK * MmaTraits<kMode>::kWeightSize;
+  static constexpr int32_t kWeightBoxes = kWeightPitch / 128;  ///< a row
   static constexpr int32_t kXBytes = kTokens * kBlockBytes;
   static constexpr int32_t kWeightBytes = kRows * kWeightPitch;
   static constexpr int32_t kScaleBytes = kMode == ProductMode::bf16 ? 0 : (kRows + kTokens) * 4;
@@ -53,69 +59,117 @@ struct HopperShape {
   static_assert(kRegions * kTokens * kResultStride * 4 <= kStages * kStageBytes);
 };
 
+/// Rows of 128 bytes and more as the copy engine sees them, in boxes of 128 bytes with the 128-byte
+/// swizzle of swizzled_operand.
+struct HopperMaps {
+  CUtensorMap weight;  ///< rows of all experts
+  CUtensorMap shared;
+  CUtensorMap x;
+};
+
+using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
+
+EncodeTiled encode_tiled() {
+  static const EncodeTiled found = [] {
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult result{};
+    HADAL_CUDA_CHECK(cudaGetDriverEntryPointByVersion(
+        "cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &result));
+    HADAL_CHECK(result == cudaDriverEntryPointSuccess, "the driver has no tensor maps");
+    return reinterpret_cast<EncodeTiled>(function);
+  }();
+  return found;
+}
+
+CUtensorMap map_of(const std::byte* data, int64_t row_bytes, int64_t rows, int32_t box_rows) {
+  CUtensorMap map;
+  const cuuint64_t sizes[2] = {static_cast<cuuint64_t>(row_bytes), static_cast<cuuint64_t>(rows)};
+  const cuuint64_t strides[1] = {static_cast<cuuint64_t>(row_bytes)};
+  const cuuint32_t box[2] = {128, static_cast<cuuint32_t>(box_rows)};
+  const cuuint32_t steps[2] = {1, 1};
+  const CUresult code = encode_tiled()(&map,
+                                       CU_TENSOR_MAP_DATA_TYPE_UINT8,
+                                       2,
+                                       const_cast<std::byte*>(data),
+                                       sizes,
+                                       strides,
+                                       box,
+                                       steps,
+                                       CU_TENSOR_MAP_INTERLEAVE_NONE,
+                                       CU_TENSOR_MAP_SWIZZLE_128B,
+                                       CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                                       CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  HADAL_CHECK(
+      code == CUDA_SUCCESS,
+      "cannot map " + std::to_string(rows) + " rows of " + std::to_string(row_bytes) + " bytes");
+  return map;
+}
+
 __device__ void copy_scale(uint32_t to, const float* from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4;\n" ::"r"(to), "l"(from));
 }
 
-/// What a loading thread copies, the same in every k block. For rows of the weight and tokens that
-/// are not there zeros are written, or nothing: what they make is not stored.
+/// What fills a stage, the same in every k block: one thread asks for boxes of weights and tokens
+/// (for gathered tokens a warp, a row each), all copy scales.
 template <class Shape>
 struct Loader {
   static constexpr ProductMode kMode = Shape::kModeOf;
-  static constexpr int32_t kChunks = Shape::kWeightPitch / 16;  ///< of a row of the weight
-  static constexpr int32_t kRowStep = kLoaders / kChunks;
-  static constexpr int32_t kPartRows = Shape::kIsPair ? Shape::kRows / 2 : Shape::kRows;
-  static constexpr int32_t kParts = Shape::kRows / kPartRows;
+  static constexpr int32_t kParts = Shape::kRows / Shape::kPartRows;
   static constexpr int32_t kScales = (Shape::kRows + kLoaders - 1) / kLoaders;
+  static constexpr int32_t kLaneTokens = (Shape::kNumTokens + 31) / 32;
 
-  const std::byte* weights[kParts];  ///< this thread's chunk of its first row
-  uint32_t weight_step;              ///< bytes from a row of this thread to the next
-  int32_t rows_left;                 ///< from this thread's first row
+  const HopperMaps& maps;
+  const CUtensorMap* weights;
+  int32_t weight_row;  ///< of the first part
+  int32_t part_rows;   ///< from a part to the next
   const float* scales;
   int32_t scale_at[kScales];  ///< of this thread's rows; -1 beyond the last
-  const std::byte* x;         ///< this thread's chunk of row 0
-  const uint32_t* x_offsets;  ///< of the tile's tokens, in 16 bytes
-  int32_t tokens_left;        ///< from this thread's first token
-  const float* x_scales;      ///< of this thread's token, or null
+  bool is_gathered;
+  int32_t x_rows[kLaneTokens];  ///< of this lane's tokens when gathered; else [0], the tile's first
+  int32_t count;                ///< of tokens
+  const float* x_scales;        ///< of this thread's token, or null
   int32_t x_scale_group;
 
-  __device__ Loader(const ProductArgs& args, int32_t first, const RowTile& tile) {
-    const int32_t row = thread() / kChunks;
+  __device__ Loader(const ProductArgs& args,
+                    const HopperMaps& all_maps,
+                    int32_t first,
+                    const RowTile& tile)
+      : maps(all_maps) {
     const DeviceMatrix& matrix = matrix_of(args, tile.expert);
-    const ExpertMatrix expert = expert_matrix(args, tile.expert);
-    const std::byte* begin =
-        expert.data + (first + row) * matrix.row_bytes + thread() % kChunks * 16;
-#pragma unroll
-    for (int32_t part = 0; part < kParts; ++part) {
-      weights[part] = begin + part * args.out_columns * matrix.row_bytes;
-    }
-    weight_step = static_cast<uint32_t>(kRowStep * matrix.row_bytes);
-    rows_left = args.out_columns - first - row;
-    scales = expert.scales;
+    const bool is_shared = tile.expert == args.num_experts;
+    weights = is_shared ? &maps.shared : &maps.weight;
+    weight_row = (is_shared ? 0 : tile.expert * matrix.rows) + first;
+    part_rows = args.out_columns;
+    scales = expert_matrix(args, tile.expert).scales;
 #pragma unroll
     for (int32_t i = 0; i < kScales; ++i) {
       const int32_t r = thread() + i * kLoaders;
-      const int32_t column = first + r % kPartRows;
+      const int32_t column = first + r % Shape::kPartRows;
       scale_at[i] = -1;
       if (kMode != ProductMode::bf16 && r < Shape::kRows && column < args.out_columns) {
-        scale_at[i] =
-            matrix.scale_rows[column + r / kPartRows * args.out_columns] * matrix.num_groups;
+        const int32_t row = column + r / Shape::kPartRows * args.out_columns;
+        scale_at[i] = matrix.scale_rows[row] * matrix.num_groups;
       }
     }
   }
 
-  /// `offsets` of the tokens in `ordered`; x_row is the row of this thread's token.
-  __device__ void set_tokens(const ProductArgs& args,
-                             const std::byte* ordered,
-                             const uint32_t* offsets,
-                             int32_t count,
-                             int32_t x_row) {
-    x = ordered + thread() % 16 * 16;
-    x_offsets = offsets + thread() / 16;
-    tokens_left = count - thread() / 16;
+  /// After the kernel in front: the tile's rows of x, `row_begin` rows of which are not in the map.
+  __device__ void set_tokens(const ProductArgs& args, const RowTile& tile, int64_t row_begin) {
+    is_gathered = args.tiles != nullptr;
+    count = tile.count;
+    x_rows[0] = tile.begin;
+    if (is_gathered) {
+#pragma unroll
+      for (int32_t i = 0; i < kLaneTokens; ++i) {
+        const int32_t m = min(static_cast<int32_t>(threadIdx.x % 32) + i * 32, count - 1);
+        const int64_t row = x_row_of(args, entry_of(args, tile.begin + m));
+        x_rows[i] = static_cast<int32_t>(row - row_begin);
+      }
+    }
     x_scales = nullptr;
     if (kMode == ProductMode::fp8 && thread() < count) {
-      x_scales = args.x.scales + x_row * args.x.scale_row;
+      const int64_t row = x_row_of(args, entry_of(args, tile.begin + thread()));
+      x_scales = args.x.scales + row * args.x.scale_row;
     }
     x_scale_group = static_cast<int32_t>(args.x.scale_group);
   }
@@ -125,17 +179,20 @@ struct Loader {
   }
 
   /// What no kernel writes.
-  __device__ void load_constant(uint32_t stage, int32_t block) const {
-    const int32_t place = (thread() % kChunks ^ (thread() / kChunks % 2 * 4)) * 16;
-    const uint32_t to = stage + Shape::kXBytes + thread() / kChunks * Shape::kWeightPitch + place;
+  __device__ void load_constant(uint32_t stage, uint32_t full, int32_t block) const {
+    if (thread() == 0) {
+      expect_bytes(full, Shape::kWeightBytes);
 #pragma unroll
-    for (int32_t i = 0; i < Shape::kRows / kRowStep; ++i) {
-      constexpr int32_t kPartSteps = kPartRows / kRowStep;
-      const std::byte* from = weights[i / kPartSteps] + block * Shape::kWeightPitch;
-      const int32_t step = i % kPartSteps;
-      copy_async(to + i * kRowStep * Shape::kWeightPitch,
-                 from + static_cast<uint64_t>(weight_step) * step,
-                 step * kRowStep < rows_left);
+      for (int32_t i = 0; i < kParts * Shape::kWeightBoxes; ++i) {
+        const int32_t part = i / Shape::kWeightBoxes;
+        const int32_t box = i % Shape::kWeightBoxes;
+        copy_box(
+            stage + Shape::kXBytes + box * (Shape::kRows * 128) + part * Shape::kPartRows * 128,
+            weights,
+            block * Shape::kWeightPitch + box * 128,
+            weight_row + part * part_rows,
+            full);
+      }
     }
 #pragma unroll
     for (int32_t i = 0; i < kScales; ++i) {
@@ -145,18 +202,28 @@ struct Loader {
     }
   }
 
-  __device__ void load_rest(uint32_t stage, int32_t block) const {
-    const int32_t c = thread() % 16;
-    const uint32_t to = stage + c / 8 * (Shape::kNumTokens * 128) + thread() / 16 * 128 +
-                        ((c % 8) ^ (thread() / 16)) * 16;
-    const std::byte* from = x + block * kBlockBytes;
-#pragma unroll
-    for (int32_t i = 0; i < Shape::kNumTokens / 8; ++i) {
-      copy_async(
-          to + i * 1024, from + static_cast<uint64_t>(x_offsets[i * 8]) * 16, i * 8 < tokens_left);
-    }
+  __device__ void load_rest(uint32_t stage, uint32_t full, int32_t block) const {
+    constexpr int32_t kHalfBytes = Shape::kNumTokens * 128;
     if (kMode == ProductMode::fp8 && x_scales != nullptr) {
       copy_scale(scale_place(stage) + Shape::kRows * 4, x_scales + int64_t{block} * x_scale_group);
+    }
+    if (thread() == 0) {
+      expect_bytes(full, is_gathered ? count * kBlockBytes : Shape::kXBytes);
+      if (!is_gathered) {
+        copy_box(stage, &maps.x, block * kBlockBytes, x_rows[0], full);
+        copy_box(stage + kHalfBytes, &maps.x, block * kBlockBytes + 128, x_rows[0], full);
+      }
+    }
+    if (is_gathered && thread() < 32) {
+#pragma unroll
+      for (int32_t i = 0; i < kLaneTokens; ++i) {
+        const int32_t m = thread() + i * 32;
+        if (m < count) {
+          const uint32_t to = stage + m * 128;
+          copy_box(to, &maps.x, block * kBlockBytes, x_rows[i], full);
+          copy_box(to + kHalfBytes, &maps.x, block * kBlockBytes + 128, x_rows[i], full);
+        }
+      }
     }
   }
 
@@ -190,9 +257,9 @@ __device__ void load_blocks(const Loader<Shape>& loader,
     if (block < num_blocks) {
       wait_phase(ring.empty + stage * 8, phase);
       if (block >= num_begun) {
-        loader.load_constant(ring.stage(stage), block);
+        loader.load_constant(ring.stage(stage), ring.full + stage * 8, block);
       }
-      loader.load_rest(ring.stage(stage), block);
+      loader.load_rest(ring.stage(stage), ring.full + stage * 8, block);
       ++stage;
       if (stage == Shape::kStages) {
         stage = 0;
@@ -202,7 +269,6 @@ __device__ void load_blocks(const Loader<Shape>& loader,
     commit_copies();
     if (block >= kAhead) {
       wait_copies<kAhead>();
-      fence_shared_for_products();
       __syncwarp();
       if (threadIdx.x % 32 == 0) {
         arrive(ring.full + done * 8);
@@ -219,21 +285,27 @@ __device__ int32_t half_row(int32_t group, int32_t half) {
                         : group * (Shape::kNumHalves * 64) + half * 64;
 }
 
-/// The fragments of the block's steps of two rows, 8 apart.
-template <ProductMode kMode>
-__device__ void load_fragments(const std::byte* low,
-                               const std::byte* high,
-                               int32_t flip,
-                               uint32_t (&a)[kSteps][4]) {
+/// Row of a warpgroup's 64 that this lane has first, the other is 8 further: rows of neighbouring
+/// lanes differ by 4, so that eight lanes' chunks meet eight different banks.
+__device__ int32_t lane_row() {
+  const int32_t g = threadIdx.x % 32 / 4;
+  return threadIdx.x % 128 / 32 * 16 + g % 2 * 4 + g / 2;
+}
+
+/// The fragments of the block's steps of rows `row` and row + 8.
+template <class Shape>
+__device__ void load_fragments(const std::byte* weights, int32_t row, uint32_t (&a)[kSteps][4]) {
+  constexpr ProductMode kMode = Shape::kModeOf;
   constexpr int32_t kChunks = MmaTraits<kMode>::kWeightChunks;
   const int32_t t = threadIdx.x % 4;
   uint4 first[kChunks];
   uint4 second[kChunks];
 #pragma unroll
   for (int32_t c = 0; c < kChunks; ++c) {
-    const int32_t at = (c * 4 ^ flip) * 16 + t * 16;
-    first[c] = *reinterpret_cast<const uint4*>(low + at);
-    second[c] = *reinterpret_cast<const uint4*>(high + at);
+    const int32_t place = ((c % 2 * 4 + t) ^ (row % 8)) * 16;
+    const std::byte* at = weights + (c / 2 * Shape::kRows + row) * 128 + place;
+    first[c] = *reinterpret_cast<const uint4*>(at);
+    second[c] = *reinterpret_cast<const uint4*>(at + 8 * 128);
   }
 #pragma unroll
   for (int32_t s = 0; s < kSteps; ++s) {
@@ -275,9 +347,8 @@ __device__ void multiply_blocks(const Ring<Shape>& ring,
                                 float (&total)[Shape::kNumHalves][kTokens / 2]) {
   constexpr ProductMode kMode = Shape::kModeOf;
   const int32_t group = threadIdx.x / 128;
-  const int32_t row = threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
+  const int32_t row = lane_row();
   const int32_t t = threadIdx.x % 4;
-  const int32_t flip = row % 2 * 4;
   float part[kTokens / 2] = {};
   int32_t stage = 0;
   uint32_t phase = 0;
@@ -288,9 +359,8 @@ __device__ void multiply_blocks(const Ring<Shape>& ring,
 #pragma unroll
     for (int32_t half = 0; half < Shape::kNumHalves; ++half) {
       const int32_t at = half_row<Shape>(group, half) + row;
-      const std::byte* low = weights + at * Shape::kWeightPitch;
       uint32_t a[kSteps][4];
-      load_fragments<kMode>(low, low + 8 * Shape::kWeightPitch, flip, a);
+      load_fragments<Shape>(weights, at, a);
       multiply_half<kTokens>(a, ring.stage(stage), Shape::kNumTokens * 128, part);
       const float row_scales[2] = {kMode == ProductMode::bf16 ? 1.0F : scales[at],
                                    kMode == ProductMode::bf16 ? 1.0F : scales[at + 8]};
@@ -331,7 +401,7 @@ __device__ void store_tile(const ProductArgs& args,
                            float* result) {
   constexpr int32_t kMultipliers = Shape::kNumGroups * 128;
   const int32_t group = threadIdx.x / 128;
-  const int32_t row = threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
+  const int32_t row = lane_row();
   const int32_t t = threadIdx.x % 4;
   meet(kMultipliersMeet, kMultipliers);  // all have left the stages
 #pragma unroll
@@ -381,12 +451,12 @@ __device__ void multiply_tile(const ProductArgs& args,
 /// What the loading threads do. They also make the barriers and the lists of the tile's rows.
 template <class Shape>
 __device__ void load_tile(const ProductArgs& args,
-                          const OrderedX& x,
+                          const HopperMaps& maps,
+                          int64_t row_begin,
                           const Ring<Shape>& ring,
                           int32_t num_blocks,
                           int32_t first,
-                          int32_t* entries,
-                          uint32_t* x_offsets) {
+                          int32_t* entries) {
   const int32_t thread = Loader<Shape>::thread();
   if (thread == 0) {
     for (int32_t s = 0; s < Shape::kStages; ++s) {
@@ -395,45 +465,37 @@ __device__ void load_tile(const ProductArgs& args,
     }
     fence_barrier_init();
   }
-  const auto index = static_cast<int32_t>(blockIdx.y);
-  if constexpr (Shape::kSplitsRegisters) {
-    wait_for_previous();
-  } else if (args.tiles != nullptr) {
+  if (args.tiles != nullptr) {
     wait_for_previous();
   }
-  const RowTile tile = row_tile(args, index, Shape::kNumTokens);
+  const RowTile tile = row_tile(args, static_cast<int32_t>(blockIdx.y), Shape::kNumTokens);
   if (tile.count <= 0) {
     return;
   }
-  Loader<Shape> loader(args, first, tile);
-  // Constants may be on their way before the kernel in front has ended. Of little use beside many
-  // rows, and short of registers there.
+  Loader<Shape> loader(args, maps, first, tile);
   int32_t num_begun = 0;
-  if (!Shape::kSplitsRegisters && args.tiles == nullptr) {
+  if (args.tiles == nullptr) {
     num_begun = min(Shape::kStages, num_blocks);
     for (int32_t block = 0; block < num_begun; ++block) {
-      loader.load_constant(ring.stage(block), block);
+      loader.load_constant(ring.stage(block), ring.full + block * 8, block);
     }
     wait_for_previous();
   }
-  const int32_t entry = entry_of(args, tile.begin + min(thread, tile.count - 1));
-  const int32_t x_row = x_row_of(args, entry);
-  if (thread < Shape::kNumTokens) {
-    entries[thread] = entry;
-    x_offsets[thread] =
-        static_cast<uint32_t>((x_row - x.row_begin) * num_blocks * (kBlockBytes / 16));
+  if (thread < tile.count) {
+    entries[thread] = entry_of(args, tile.begin + thread);
   }
-  loader.set_tokens(args, x.data, x_offsets, tile.count, x_row);
+  loader.set_tokens(args, tile, row_begin);
   meet(kAllMeet, Shape::kThreads);
   load_blocks(loader, ring, num_blocks, num_begun);
 }
 
 template <class Shape>
 __global__ void __launch_bounds__(Shape::kThreads, 1)
-    hopper_kernel(const __grid_constant__ ProductArgs args, OrderedX x) {
+    hopper_kernel(const __grid_constant__ ProductArgs args,
+                  const __grid_constant__ HopperMaps maps,
+                  int64_t row_begin) {
   extern __shared__ std::byte memory[];
   __shared__ int32_t entries[Shape::kNumTokens];
-  __shared__ uint32_t x_offsets[Shape::kNumTokens];
   __shared__ alignas(8) uint64_t barriers[2 * Shape::kStages];
   std::byte* stages = memory + (-shared_address(memory) & 1023U);
   const uint32_t full = shared_address(barriers);
@@ -445,7 +507,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     if constexpr (Shape::kSplitsRegisters) {
       lower_registers<40>();
     }
-    load_tile<Shape>(args, x, ring, num_blocks, first, entries, x_offsets);
+    load_tile<Shape>(args, maps, row_begin, ring, num_blocks, first, entries);
   } else {
     if constexpr (Shape::kSplitsRegisters) {
       raise_registers<232>();
@@ -472,13 +534,25 @@ void launch(const ProductArgs& args,
             const OrderedX& x,
             const ProductGrid& grid,
             cudaStream_t stream) {
+  const int64_t pitch = (args.weight.columns + kBlockK - 1) / kBlockK * kBlockBytes;
+  HopperMaps maps;
+  maps.weight = map_of(args.weight.data,
+                       args.weight.row_bytes,
+                       int64_t{args.num_experts} * args.weight.rows,
+                       Shape::kPartRows);
+  maps.shared =
+      args.shared.data == nullptr
+          ? maps.weight
+          : map_of(args.shared.data, args.shared.row_bytes, args.shared.rows, Shape::kPartRows);
+  maps.x = map_of(x.data, pitch, x.rows, args.tiles == nullptr ? Shape::kNumTokens : 1);
   const auto kernel = hopper_kernel<Shape>;
   HADAL_CUDA_CHECK(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kBytes));
   const dim3 blocks(
       static_cast<uint32_t>((args.out_columns + Shape::kColumns - 1) / Shape::kColumns),
       static_cast<uint32_t>(grid.num_tiles));
-  launch_early(kernel, blocks, dim3(Shape::kThreads), Shape::kBytes, stream, args, x);
+  launch_early(
+      kernel, blocks, dim3(Shape::kThreads), Shape::kBytes, stream, args, maps, x.row_begin);
 }
 
 /// The shapes of kHopperTiles (product.h).
