@@ -235,6 +235,24 @@ __device__ void store_rows(const ProductArgs& args,
   }
 }
 
+/// Scales of a thread's tokens; 0 for tokens and blocks that are not there.
+template <int32_t kBlocks>
+__device__ __forceinline__ void load_x_scales(const ProductArgs& args,
+                                              int32_t num_groups,
+                                              const int32_t* entries,
+                                              int32_t count,
+                                              float (&scales)[kBlocks][kTokenTiles][2]) {
+#pragma unroll
+  for (int32_t i = 0; i < kBlocks * kTokenTiles * 2; ++i) {
+    const int32_t token = i / 2 % kTokenTiles * 8 + threadIdx.x % 4 * 2 + i % 2;
+    const int32_t block = i / 2 / kTokenTiles;
+    scales[block][i / 2 % kTokenTiles][i % 2] =
+        token < count && block < num_groups
+            ? args.x.scales[entries[token] * args.x.scale_row + block * args.x.scale_group]
+            : 0.0F;
+  }
+}
+
 template <ProductMode kMode, int32_t kBlocks>
 __global__ void __launch_bounds__(kThreads, 2)
     short_kernel(const __grid_constant__ ProductArgs args, int32_t span) {
@@ -265,15 +283,7 @@ __global__ void __launch_bounds__(kThreads, 2)
   commit_copies();
   float x_scales[kBlocks][kTokenTiles][2];
   if constexpr (kMode == ProductMode::fp8) {
-#pragma unroll
-    for (int32_t i = 0; i < kBlocks * kTokenTiles * 2; ++i) {
-      const int32_t token = i / 2 % kTokenTiles * 8 + threadIdx.x % 4 * 2 + i % 2;
-      const int32_t block = i / 2 / kTokenTiles;
-      x_scales[block][i / 2 % kTokenTiles][i % 2] =
-          token < tile.count && block < m.num_groups
-              ? args.x.scales[entries[token] * args.x.scale_row + block * args.x.scale_group]
-              : 0.0F;
-    }
+    load_x_scales<kBlocks>(args, m.num_groups, entries, tile.count, x_scales);
   }
   int32_t stage = 0;
   for (int32_t first = begin; first < end; first += Shape::kRows, stage ^= 1) {
