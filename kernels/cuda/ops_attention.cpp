@@ -149,11 +149,12 @@ int64_t attention_workspace_bytes(const OpsLimits& limits) {
 }
 
 int64_t sample_workspace_bytes(const OpsLimits& limits) {
-  // Gathered logits of all rows, padded slices included, and some adjusted rows.
+  // Gathered logits of all rows, padded slices included, some adjusted rows and their scans.
   constexpr int64_t kAdjusted = 64;
   constexpr int64_t kPadding = 4096;
   const int64_t vocab = static_cast<int64_t>(limits.vocab_size) + kPadding;
-  return (limits.max_rows + kAdjusted) * vocab * 4 + 4 * kAlignment;
+  const int64_t scans = kAdjusted * (vocab / 8192 + 1) * 12;
+  return (limits.max_rows + kAdjusted) * vocab * 4 + scans + 5 * kAlignment;
 }
 
 int64_t schedule_bytes(int32_t tokens, int32_t rows) {

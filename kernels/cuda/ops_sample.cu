@@ -1,10 +1,11 @@
-// Sampling: see hadal/ops/sample.h for the rule. One block an entry; candidates are found without
-// sorting (sample_select.cuh).
+// Sampling: see hadal/ops/sample.h for the rule. Many blocks look for an entry's largest logit, one
+// block does the rest; candidates are found without sorting (sample_select.cuh).
 #include <cfloat>
 
 #include <hadal/comm/communicator.h>
 
 #include "cuda_ops.h"
+#include "launch.cuh"
 #include "sample_select.cuh"
 
 namespace hadal::cuda {
@@ -14,6 +15,14 @@ namespace {
 using namespace sampling;  // NOLINT(google-build-using-namespace): this file's other half
 
 constexpr int64_t kEntriesAtOnce = 64;  ///< bounds the adjusted logits in the workspace
+constexpr int32_t kScanEach = 8;        ///< logits a thread looks at
+constexpr int32_t kScanColumns = kThreads * kScanEach;
+
+/// What a block found in its part of a row.
+struct Scan {
+  Best best;    ///< of the finite ones
+  int32_t bad;  ///< how many are NaN or +inf
+};
 
 struct Params {
   const float* logits;
@@ -39,6 +48,8 @@ struct Params {
   int64_t top_logprobs_stride;
   int32_t top_width;
   float* adjusted;  ///< [entries of this launch][vocab]
+  Scan* scans;      ///< [entries of this launch][num_scans]
+  int32_t num_scans;
   int32_t first_entry;
 };
 
@@ -162,26 +173,65 @@ __device__ void refuse(const Params& p, int64_t index, const SampleEntry& entry)
   }
 }
 
+__device__ Row row_of(const Params& p, const SampleEntry& entry) {
+  return {p.logits + entry.logits_row * p.row_stride, p.local, p.slice_stride};
+}
+
+/// Whether a part of a row is usable, and its best element.
+__global__ void __launch_bounds__(kThreads) scan_kernel(Params p) {
+  __shared__ Best best_scratch[kWarps];
+  __shared__ uint64_t bad_scratch[kWarps];
+  let_next_start();
+  wait_for_previous();
+  const SampleEntry entry = p.entries[p.first_entry + static_cast<int32_t>(blockIdx.y)];
+  if (entry.logits_row < 0 || entry.logits_row >= p.num_rows) {
+    return;  // sample_kernel refuses it
+  }
+  const Row row = row_of(p, entry);
+  const int32_t begin =
+      static_cast<int32_t>(blockIdx.x) * kScanColumns + static_cast<int32_t>(threadIdx.x);
+  float values[kScanEach];
+#pragma unroll
+  for (int32_t i = 0; i < kScanEach; ++i) {
+    const int32_t v = begin + i * kThreads;
+    values[i] = v < p.vocab ? row[v] : minus_infinity();
+  }
+  Best mine{0.0F, -1};
+  uint64_t bad = 0;
+#pragma unroll
+  for (int32_t i = 0; i < kScanEach; ++i) {
+    const int32_t v = begin + i * kThreads;
+    if (values[i] <= FLT_MAX) {
+      mine = v < p.vocab ? better(mine, Best{values[i], v}) : mine;
+    } else {
+      ++bad;
+    }
+  }
+  bad = block_total(bad, bad_scratch);
+  mine = block_best(mine, best_scratch);
+  if (threadIdx.x == 0) {
+    p.scans[blockIdx.y * p.num_scans + blockIdx.x] = {mine, static_cast<int32_t>(bad)};
+  }
+}
+
 __global__ void __launch_bounds__(kThreads) sample_kernel(Params p) {
   __shared__ Shared s;
+  let_next_start();
+  wait_for_previous();
   const int64_t index = p.first_entry + static_cast<int64_t>(blockIdx.x);
   const SampleEntry entry = p.entries[index];
   if (entry.logits_row < 0 || entry.logits_row >= p.num_rows || entry.given_token >= p.vocab) {
     refuse(p, index, entry);
     return;
   }
-  const Row row{p.logits + entry.logits_row * p.row_stride, p.local, p.slice_stride};
+  const Row row = row_of(p, entry);
   float* x = p.adjusted + static_cast<int64_t>(blockIdx.x) * p.vocab;
-
-  // One pass: whether the row is usable, and its best element.
   Best mine{0.0F, -1};
   uint64_t bad = 0;
-  for (int32_t v = threadIdx.x; v < p.vocab; v += kThreads) {
-    const float value = row[v];
-    bad += value <= FLT_MAX ? 0 : 1;  // NaN and +inf
-    if (value <= FLT_MAX) {
-      mine = better(mine, Best{value, v});
-    }
+  for (int32_t i = threadIdx.x; i < p.num_scans; i += kThreads) {
+    const Scan scan = p.scans[blockIdx.x * p.num_scans + i];
+    mine = better(mine, scan.best);
+    bad += static_cast<uint64_t>(scan.bad);
   }
   bad = block_total(bad, s.scratch);
   const Best best = block_best(mine, s.scratch);
@@ -326,10 +376,19 @@ void CudaOps::sample(const SampleArgs& args, Stream& stream) {
   const int64_t entries = args.num_entries;
   const int64_t at_once = entries < kEntriesAtOnce ? entries : kEntriesAtOnce;
   p.adjusted = workspace_.take<float>(at_once * p.vocab);
+  p.num_scans = (p.vocab + kScanColumns - 1) / kScanColumns;
+  p.scans = workspace_.take<Scan>(at_once * p.num_scans);
   for (int64_t first = 0; first < entries; first += at_once) {
     const int64_t count = entries - first < at_once ? entries - first : at_once;
     p.first_entry = static_cast<int32_t>(first);
-    sample_kernel<<<static_cast<uint32_t>(count), kThreads, 0, handle>>>(p);
+    const auto blocks = static_cast<uint32_t>(count);
+    launch_early(scan_kernel,
+                 dim3(static_cast<uint32_t>(p.num_scans), blocks),
+                 dim3(kThreads),
+                 0,
+                 handle,
+                 p);
+    launch_early(sample_kernel, dim3(blocks), dim3(kThreads), 0, handle, p);
   }
   end("sample", handle);
 }
