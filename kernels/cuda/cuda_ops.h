@@ -94,13 +94,13 @@ class CudaOps final : public Ops {
                           const ChosenExperts& chosen,
                           cudaStream_t stream);
 
-  /// Products of some tokens and of the columns from column_begin on, and their sum.
-  void run_down_part(ProductArgs product,
-                     ProductMode mode,
-                     const SlotArgs& all,
-                     const ChosenExperts& chosen,
-                     int32_t column_begin,
-                     cudaStream_t stream);
+  /// moe_down of some tokens, `stripe` columns at a time.
+  void run_down_stripes(ProductArgs product,
+                        ProductMode mode,
+                        const SlotArgs& all,
+                        const ChosenExperts& chosen,
+                        int32_t stripe,
+                        cudaStream_t stream);
 
   /// Makes the memory of schedule().
   Status reserve_schedule(Backend& backend, const OpsLimits& limits);

@@ -169,54 +169,65 @@ void CudaOps::moe_gate_up(const MoeGateUpArgs& args, Stream& stream) {
   end("moe_gate_up", handle);
 }
 
-void CudaOps::run_down_part(ProductArgs product,
-                            ProductMode mode,
-                            const SlotArgs& all,
-                            const ChosenExperts& chosen,
-                            int32_t column_begin,
-                            cudaStream_t stream) {
+void CudaOps::run_down_stripes(ProductArgs product,
+                               ProductMode mode,
+                               const SlotArgs& all,
+                               const ChosenExperts& chosen,
+                               int32_t stripe,
+                               cudaStream_t stream) {
+  const int32_t hidden = product.out_columns;
+  const bool is_bf16 = all.out.is_bf16 && mode != ProductMode::plain;
+  const bool is_short = is_bf16 && fits_short(product, mode, device_.max_shared_bytes);
+  workspace_.reset();
+  ExpertTiles tiles;
+  if (is_short) {
+    tiles = list_experts(chosen.expert_ids,
+                         chosen.first_expert,
+                         all.num_experts,
+                         chosen.has_shared,
+                         chosen.token_begin,
+                         chosen.num_tokens,
+                         kShortTileRows,
+                         workspace_,
+                         stream);
+    product.tiles = tiles.tiles;
+    product.entries = tiles.entries;
+  }
   ReduceArgs reduce{};
   reduce.slots = all;
   reduce.slots.num_tokens = chosen.num_tokens;
-  reduce.stride = round_up(product.out_columns, kColumns);
+  reduce.stride = round_up(stripe, kColumns);
   reduce.token_begin = chosen.token_begin;
-  reduce.column_begin = column_begin;
-  reduce.columns = product.out_columns;
-  const bool is_bf16 = all.out.is_bf16 && mode != ProductMode::plain;
-  const int64_t num_entries = static_cast<int64_t>(chosen.num_tokens) * all.slots;
-  auto* products = workspace_.take<std::byte>(num_entries * reduce.stride * (is_bf16 ? 2 : 4));
-  reduce.products = products;
   product.out = {};
-  product.out.data = products;
+  product.out.data = workspace_.take<std::byte>(int64_t{chosen.num_tokens} * all.slots *
+                                                reduce.stride * (is_bf16 ? 2 : 4));
   product.out.stride = reduce.stride;
   product.out.format = is_bf16 ? ActFormat::bf16 : ActFormat::f32;
   product.out_row_begin = chosen.token_begin * all.slots;
-  skip_rows(product.weight, column_begin);
-  skip_rows(product.shared, column_begin);
-  if (is_bf16 && fits_short(product, mode, device_.max_shared_bytes)) {
-    const ExpertTiles tiles = list_experts(chosen.expert_ids,
-                                           chosen.first_expert,
-                                           all.num_experts,
-                                           chosen.has_shared,
-                                           chosen.token_begin,
-                                           chosen.num_tokens,
-                                           kShortTileRows,
-                                           workspace_,
-                                           stream);
-    product.tiles = tiles.tiles;
-    product.entries = tiles.entries;
-    launch_short_product(product, mode, tiles.grid, stream);
-  } else {
-    run_expert_product(product, false, chosen, stream);
+  reduce.products = product.out.data;
+  const int64_t mark = workspace_.mark();
+  for (int32_t column = 0; column < hidden; column += stripe) {
+    ProductArgs part = product;
+    part.out_columns = std::min(stripe, hidden - column);
+    skip_rows(part.weight, column);
+    skip_rows(part.shared, column);
+    workspace_.reset_to(mark);
+    if (is_short) {
+      launch_short_product(part, mode, tiles.grid, stream);
+    } else {
+      run_expert_product(part, false, chosen, stream);
+    }
+    reduce.column_begin = column;
+    reduce.columns = part.out_columns;
+    const int64_t threads =
+        int64_t{chosen.num_tokens} * ((part.out_columns + kColumns - 1) / kColumns);
+    launch_early(is_bf16 ? reduce_kernel<true> : reduce_kernel<false>,
+                 dim3(static_cast<uint32_t>((threads + kThreads - 1) / kThreads)),
+                 dim3(kThreads),
+                 0,
+                 stream,
+                 reduce);
   }
-  const int64_t threads = static_cast<int64_t>(chosen.num_tokens) * (reduce.stride / kColumns);
-  const dim3 blocks(static_cast<uint32_t>((threads + kThreads - 1) / kThreads));
-  launch_early(is_bf16 ? reduce_kernel<true> : reduce_kernel<false>,
-               blocks,
-               dim3(kThreads),
-               0,
-               stream,
-               reduce);
 }
 
 void CudaOps::moe_down(const MoeDownArgs& args, Stream& stream) {
@@ -252,24 +263,19 @@ void CudaOps::moe_down(const MoeDownArgs& args, Stream& stream) {
     end("moe_down", handle);
     return;
   }
-  const int32_t hidden = product.out_columns;
   const int64_t column_bytes =
       int64_t{slots.slots} * (slots.out.is_bf16 && mode != ProductMode::plain ? 2 : 4);
   // The lists take far less than an eighth.
   const DownParts parts =
-      cut_down(num_tokens, hidden, column_bytes, workspace_.free_bytes() / 8 * 7);
+      cut_down(num_tokens, product.out_columns, column_bytes, workspace_.free_bytes() / 8 * 7);
   for (int32_t token = 0; token < num_tokens; token += parts.tokens) {
     const int32_t count = std::min(parts.tokens, num_tokens - token);
-    for (int32_t column = 0; column < hidden; column += parts.columns) {
-      workspace_.reset();
-      product.out_columns = std::min(parts.columns, hidden - column);
-      run_down_part(product,
-                    mode,
-                    slots,
-                    {args.expert_ids, args.first_expert, has_shared, token, count},
-                    column,
-                    handle);
-    }
+    run_down_stripes(product,
+                     mode,
+                     slots,
+                     {args.expert_ids, args.first_expert, has_shared, token, count},
+                     parts.columns,
+                     handle);
   }
   end("moe_down", handle);
 }

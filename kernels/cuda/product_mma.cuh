@@ -64,10 +64,14 @@ __device__ inline void e4m3x4_to_f16(uint32_t codes, uint32_t& low, uint32_t& hi
 
 /// Four E4M3 codes to two words of two bf16.
 __device__ inline void e4m3x4_to_bf16(uint32_t codes, uint32_t& low, uint32_t& high) {
-  const uint32_t even = __byte_perm(codes, 0, 0x4140);
-  const uint32_t odd = __byte_perm(codes, 0, 0x4342);
-  const uint32_t even_bits = (even & 0x00800080U) << 8 | (even & 0x007f007fU) << 4;
-  const uint32_t odd_bits = (odd & 0x00800080U) << 8 | (odd & 0x007f007fU) << 4;
+  // A code a 16-bit lane, its sign in all bits above it: moved up by 4, sign, exponent and fraction
+  // are in bf16's places.
+  uint32_t even;  // codes 0 and 1
+  uint32_t odd;
+  asm("prmt.b32 %0, %1, 0, 0x9180;" : "=r"(even) : "r"(codes));
+  asm("prmt.b32 %0, %1, 0, 0xb3a2;" : "=r"(odd) : "r"(codes));
+  const uint32_t even_bits = (even << 4) & 0x87f087f0U;
+  const uint32_t odd_bits = (odd << 4) & 0x87f087f0U;
   const __nv_bfloat162 rebias = __float2bfloat162_rn(0x1p120F);  // biases 7 and 127
   const __nv_bfloat162 first =
       __hmul2(*reinterpret_cast<const __nv_bfloat162*>(&even_bits), rebias);

@@ -135,8 +135,9 @@ __device__ void x_pair(const uint4& chunk, int32_t p, int32_t s, uint32_t& low, 
   }
 }
 
-/// One k block: part[2 q + h][n] = rows 16 h.. of group q x tokens 8 n.., from zero.
-template <ProductMode kMode, int32_t kBlocks, int32_t kGroups>
+/// One k block: part[2 q + h][n] = rows 16 h.. of group q x tokens 8 n.., from zero. kFull: without
+/// branches, for a tile of all its tokens.
+template <ProductMode kMode, int32_t kBlocks, int32_t kGroups, bool kFull>
 __device__ void multiply_block(const std::byte* weights,
                                const std::byte* x,
                                int32_t block,
@@ -176,7 +177,7 @@ __device__ void multiply_block(const std::byte* weights,
     const int32_t x_at = x_chunks + x_chunk<kMode>(c, t) / 16;
 #pragma unroll
     for (int32_t n = 0; n < kTokenTiles; ++n) {
-      if (n < num_tiles) {
+      if (kFull || n < num_tiles) {
         const int32_t row = n * 8 + g;
         const uint4 chunk = *reinterpret_cast<const uint4*>(x + row * Shape::kXPitch +
                                                             x_place<kMode>(row, x_at) * 16);
@@ -305,7 +306,11 @@ __global__ void __launch_bounds__(kThreads, 2)
       float scales[kGroups][4];
       load_scales<kMode, kGroups>(args, m, expert.scales, first + warp_row, block, scales);
       float part[2 * kGroups][kTokenTiles][4] = {};
-      multiply_block<kMode, kBlocks, kGroups>(weights, x, block, num_tiles, part);
+      if (num_tiles == kTokenTiles) {
+        multiply_block<kMode, kBlocks, kGroups, true>(weights, x, block, num_tiles, part);
+      } else {
+        multiply_block<kMode, kBlocks, kGroups, false>(weights, x, block, num_tiles, part);
+      }
 #pragma unroll
       for (int32_t i = 0; i < 2 * kGroups; ++i) {
 #pragma unroll
