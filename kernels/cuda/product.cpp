@@ -299,6 +299,18 @@ void CudaOps::run_expert_product(ProductArgs args,
   } else if (!fits_skinny(args.weight.columns, tile_rows, device_.max_shared_bytes)) {
     tile_rows = 64;
   }
+  if (mode != ProductMode::plain && tile_rows <= kSkinnyRows && num_entries <= kSearchedEntries &&
+      args.out.format != ActFormat::e4m3) {
+    args.chosen = {
+        chosen.expert_ids.as<int32_t>() + chosen.token_begin * chosen.expert_ids.strides[0],
+        chosen.expert_ids.strides[0],
+        slots - (chosen.has_shared ? 1 : 0),
+        slots,
+        chosen.first_expert,
+        num_entries};
+    launch_product(args, mode, is_pair, {tile_rows, num_entries}, num_entries, stream);
+    return;
+  }
   const ExpertTiles tiles = list_experts(chosen.expert_ids,
                                          chosen.first_expert,
                                          args.num_experts,

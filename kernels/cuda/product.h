@@ -28,6 +28,17 @@ struct RowTile {
   int32_t unused = 0;
 };
 
+/// Which rows chose which expert, where kernels find that themselves: entry i is slot i % slots of
+/// token i / slots.
+struct ChosenRows {
+  const int32_t* ids = nullptr;  ///< [tokens, top_k], global; null = not so
+  int64_t id_stride = 0;
+  int32_t top_k = 0;
+  int32_t slots = 0;  ///< top_k, and one for the shared expert
+  int32_t first_expert = 0;
+  int32_t num_entries = 0;
+};
+
 struct ProductArgs {
   ConstActMatrix x;
   DeviceMatrix weight;  ///< of the experts 0..num_experts - 1
@@ -35,6 +46,7 @@ struct ProductArgs {
   int32_t num_experts = 1;
   /// Tiles on the device, `expert` < 0 beyond the last; null = one expert, rows in order.
   const RowTile* tiles = nullptr;
+  ChosenRows chosen;                 ///< instead of tiles: the skinny kernel alone
   const int32_t* entries = nullptr;  ///< with tiles: entry of each listed row
   const int32_t* gather = nullptr;   ///< without tiles: row of x for each row; null = the same
   int32_t num_rows = 0;              ///< without tiles
@@ -68,7 +80,9 @@ void launch_plain_product(const ProductArgs& args,
                           const ProductGrid& grid,
                           cudaStream_t stream);
 
-/// Few rows, weights straight from memory; modes but plain, tile_rows 8 or 16, out not e4m3.
+/// Few rows, weights straight from memory; modes but plain, tile_rows 8 or 16, out not e4m3. With
+/// `chosen`, of at most kSearchedEntries entries, blocks find their tiles themselves.
+inline constexpr int32_t kSearchedEntries = 160;
 void launch_skinny_product(const ProductArgs& args,
                            ProductMode mode,
                            bool is_pair,

@@ -4,9 +4,11 @@
 // A block of eight warps owns strips of 16 weight rows (for a pair 8 of gate and the same 8 of up).
 // Warps share a strip's k blocks; every block's sum goes to shared memory, and one thread an
 // element adds them in ascending order, which is the canonical order whatever the number of warps.
+// Dense products read their first weights before the kernel in front of them has ended. Of few
+// chosen experts blocks find their own tile, which saves the kernel that lists them.
 #include <algorithm>
 
-#include "cuda_check.h"
+#include "launch.cuh"
 #include "product_mma.cuh"
 
 namespace hadal::cuda {
@@ -22,7 +24,31 @@ constexpr int32_t kTokenStride =
 struct SkinnyShape {
   int32_t num_blocks;       ///< of k
   int32_t warps_per_strip;  ///< that share its k blocks
-  int32_t strips;           ///< of a block of threads
+  int32_t groups;           ///< of warps, each at a strip of its own
+  int32_t strips;           ///< of a block of threads: a group takes one or two in turn
+};
+
+/// A warp's way through k blocks, and strips.
+struct SkinnyCursor {
+  int32_t strip;  ///< of the block of threads
+  int32_t block;
+
+  __device__ explicit SkinnyCursor(const SkinnyShape& shape) {
+    const auto warp = static_cast<int32_t>(threadIdx.x / 32);
+    strip = warp / shape.warps_per_strip;
+    block = warp % shape.warps_per_strip;
+  }
+
+  __device__ bool is_there(const SkinnyShape& shape) const { return block < shape.num_blocks; }
+
+  /// The strips of a k block in turn: the later ones find its x in L1.
+  __device__ void advance(const SkinnyShape& shape) {
+    strip += shape.groups;
+    if (strip >= shape.strips) {
+      strip = static_cast<int32_t>(threadIdx.x / 32) / shape.warps_per_strip;
+      block += shape.warps_per_strip;
+    }
+  }
 };
 
 /// Row of the matrix that row r (0..15) of a strip is; clamped, so that it can be read.
@@ -35,65 +61,84 @@ __device__ int32_t weight_row(const ProductArgs& args, int32_t strip, int32_t r)
   return min(strip * kStripRows + r, args.out_columns - 1);
 }
 
-template <ProductMode kMode>
-__device__ void load_weights(const std::byte* row,
-                             int32_t block,
-                             uint4 (&chunks)[MmaTraits<kMode>::kWeightChunks]) {
-  const int32_t t = threadIdx.x % 4;
-  const std::byte* at = row + static_cast<int64_t>(block) * kBlockK * MmaTraits<kMode>::kWeightSize;
-#pragma unroll
-  for (int32_t c = 0; c < MmaTraits<kMode>::kWeightChunks; ++c) {
-    chunks[c] = __ldg(reinterpret_cast<const uint4*>(at + weight_chunk(c, t)));
-  }
-}
+/// What one k block of a warp needs.
+template <ProductMode kMode, int32_t kTiles>
+struct SkinnyStage {
+  using Traits = MmaTraits<kMode>;
+  uint4 w[2][Traits::kWeightChunks];
+  uint4 x[kTiles][Traits::kXChunks];
 
-/// Beyond a row's end, and for rows that are not there, zeros: their weights are zeros too, but
-/// what lies in memory may be NaN.
-template <ProductMode kMode>
-__device__ void load_x(const std::byte* row,
-                       int32_t block,
-                       int32_t row_bytes,
-                       uint4 (&chunks)[MmaTraits<kMode>::kXChunks]) {
-  const int32_t t = threadIdx.x % 4;
-  const int32_t begin = block * kBlockK * MmaTraits<kMode>::kXSize;
+  template <bool kPair>
+  __device__ void load_weights(const ProductArgs& args,
+                               const std::byte* data,
+                               int64_t row_bytes,
+                               int32_t strip,
+                               int32_t block) {
+    const int32_t g = threadIdx.x % 32 / 4;
+    const int32_t t = threadIdx.x % 4;
+    const int64_t begin = static_cast<int64_t>(block) * kBlockK * Traits::kWeightSize;
 #pragma unroll
-  for (int32_t c = 0; c < MmaTraits<kMode>::kXChunks; ++c) {
-    const int32_t at = begin + x_chunk<kMode>(c, t);
-    chunks[c] = make_uint4(0, 0, 0, 0);
-    if (row != nullptr && at < row_bytes) {
-      chunks[c] = *reinterpret_cast<const uint4*>(row + at);
+    for (int32_t half = 0; half < 2; ++half) {
+      const std::byte* row =
+          data + weight_row<kPair>(args, strip, g + half * 8) * row_bytes + begin;
+#pragma unroll
+      for (int32_t c = 0; c < Traits::kWeightChunks; ++c) {
+        w[half][c] = __ldg(reinterpret_cast<const uint4*>(row + weight_chunk(c, t)));
+      }
     }
   }
-}
 
-/// sums of one block: 16 rows x 8 kTiles tokens, to shared memory as [token][kTokenStride].
+  /// Beyond a row's end, and for rows that are not there, zeros: their weights are zeros too, but
+  /// what lies in memory may be NaN.
+  __device__ void load_x(const std::byte* const (&rows)[kTiles], int32_t block, int32_t row_bytes) {
+    const int32_t t = threadIdx.x % 4;
+    const int32_t begin = block * kBlockK * Traits::kXSize;
+#pragma unroll
+    for (int32_t tile = 0; tile < kTiles; ++tile) {
+#pragma unroll
+      for (int32_t c = 0; c < Traits::kXChunks; ++c) {
+        const int32_t at = begin + x_chunk<kMode>(c, t);
+        x[tile][c] = make_uint4(0, 0, 0, 0);
+        if (rows[tile] != nullptr && at < row_bytes) {
+          x[tile][c] = *reinterpret_cast<const uint4*>(rows[tile] + at);
+        }
+      }
+    }
+  }
+};
+
+/// Sums of one block: 16 rows x 8 num_tiles tokens, to shared memory as [token][kTokenStride].
 template <ProductMode kMode, int32_t kTiles>
-__device__ void multiply_block(const uint4 (&w)[2][MmaTraits<kMode>::kWeightChunks],
-                               const uint4 (&x)[kTiles][MmaTraits<kMode>::kXChunks],
+__device__ void multiply_block(const SkinnyStage<kMode, kTiles>& stage,
+                               int32_t num_tiles,
                                float* sums) {
   float sum[kTiles][4] = {};
 #pragma unroll
   for (int32_t s = 0; s < kSteps; ++s) {
     uint32_t a[4];
-    weight_words<kMode>(w[0], s, a[0], a[2]);
-    weight_words<kMode>(w[1], s, a[1], a[3]);
+    weight_words<kMode>(stage.w[0], s, a[0], a[2]);
+    weight_words<kMode>(stage.w[1], s, a[1], a[3]);
 #pragma unroll
     for (int32_t tile = 0; tile < kTiles; ++tile) {
-      uint32_t b0;
-      uint32_t b1;
-      x_words<kMode>(x[tile], s, b0, b1);
-      mma<kMode>(sum[tile], a, b0, b1);
+      if (tile < num_tiles) {
+        uint32_t b0;
+        uint32_t b1;
+        x_words<kMode>(stage.x[tile], s, b0, b1);
+        mma<kMode>(sum[tile], a, b0, b1);
+      }
     }
   }
   const int32_t g = threadIdx.x % 32 / 4;
   const int32_t t = threadIdx.x % 4;
 #pragma unroll
   for (int32_t tile = 0; tile < kTiles; ++tile) {
-    float* at = sums + (tile * 8 + 2 * t) * kTokenStride + g;
-    at[0] = sum[tile][0];
-    at[kTokenStride] = sum[tile][1];
-    at[8] = sum[tile][2];
-    at[kTokenStride + 8] = sum[tile][3];
+    if (tile < num_tiles) {
+      float* at = sums + (tile * 8 + 2 * t) * kTokenStride + g;
+      at[0] = sum[tile][0];
+      at[kTokenStride] = sum[tile][1];
+      at[8] = sum[tile][2];
+      at[kTokenStride + 8] = sum[tile][3];
+    }
   }
 }
 
@@ -118,33 +163,45 @@ struct SkinnyShared {
   }
 };
 
-/// All scales that the sums need.
+/// Scales of all weight rows of the block's strips. A thread has one row of 16 throughout.
 template <ProductMode kMode, bool kPair, int32_t kTiles>
-__device__ void load_scales(const ProductArgs& args,
-                            const SkinnyShape& shape,
-                            const RowTile& tile,
-                            const int32_t* x_rows,
-                            const SkinnyShared<kMode, kTiles>& shared) {
+__device__ void load_weight_scales(const ProductArgs& args,
+                                   const SkinnyShape& shape,
+                                   int32_t expert,
+                                   const SkinnyShared<kMode, kTiles>& shared) {
+  if constexpr (kMode != ProductMode::bf16) {
+    const DeviceMatrix& m = matrix_of(args, expert);
+    const float* scales = expert_matrix(args, expert).scales;
+    const int32_t r = threadIdx.x % kStripRows;
+    for (int32_t s = 0; s < shape.strips; ++s) {
+      const int32_t strip = static_cast<int32_t>(blockIdx.x) * shape.strips + s;
+      const float* row = scales + static_cast<int64_t>(scale_row_of(
+                                      m, weight_row<kPair>(args, strip, r))) *
+                                      m.num_groups;
+      float* to = shared.weight_scales + s * shape.num_blocks * kStripRows + r;
+#pragma unroll 4
+      for (int32_t block = threadIdx.x / kStripRows; block < shape.num_blocks;
+           block += kThreads / kStripRows) {
+        to[block * kStripRows] = __ldg(row + block);
+      }
+    }
+  }
+}
+
+template <ProductMode kMode, int32_t kTiles>
+__device__ void load_x_scales(const ProductArgs& args,
+                              const SkinnyShape& shape,
+                              int32_t count,
+                              const int32_t* entries,
+                              const SkinnyShared<kMode, kTiles>& shared) {
   constexpr int32_t kTokens = kTiles * 8;
   if constexpr (kMode == ProductMode::fp8) {
     for (int32_t i = threadIdx.x; i < shape.num_blocks * kTokens; i += kThreads) {
       const int32_t m = i % kTokens;
       shared.x_scales[i] =
-          m < tile.count
-              ? args.x.scales[x_rows[m] * args.x.scale_row + i / kTokens * args.x.scale_group]
-              : 0.0F;
-    }
-  }
-  if constexpr (kMode != ProductMode::bf16) {
-    const DeviceMatrix& m = matrix_of(args, tile.expert);
-    const float* scales = expert_matrix(args, tile.expert).scales;
-    for (int32_t i = threadIdx.x; i < shape.strips * shape.num_blocks * kStripRows; i += kThreads) {
-      const int32_t block = i / kStripRows % shape.num_blocks;
-      const int32_t strip =
-          static_cast<int32_t>(blockIdx.x) * shape.strips + i / (kStripRows * shape.num_blocks);
-      const int32_t row = weight_row<kPair>(args, strip, i % kStripRows);
-      shared.weight_scales[i] =
-          scales[static_cast<int64_t>(m.scale_rows[row]) * m.num_groups + block];
+          m < count ? args.x.scales[x_row_of(args, entries[m]) * args.x.scale_row +
+                                    i / kTokens * args.x.scale_group]
+                    : 0.0F;
     }
   }
 }
@@ -161,6 +218,7 @@ __device__ float total_of(const SkinnyShared<kMode, kTiles>& shared,
       shared.sums + strip * shape.num_blocks * shared.kBlockFloats + m * kTokenStride + r;
   const float* weight_scales = shared.weight_scales + strip * shape.num_blocks * kStripRows + r;
   float total = 0.0F;
+#pragma unroll 8
   for (int32_t block = 0; block < shape.num_blocks; ++block) {
     const float x_scale = kMode == ProductMode::fp8 ? shared.x_scales[block * kTokens + m] : 1.0F;
     const float weight_scale =
@@ -170,7 +228,7 @@ __device__ float total_of(const SkinnyShared<kMode, kTiles>& shared,
   return total;
 }
 
-/// Sums of all strips, scaled and merged, to the output.
+/// Sums of all strips, scaled and merged, to the output: a thread a row of a strip and a token.
 template <ProductMode kMode, bool kPair, int32_t kTiles>
 __device__ __forceinline__ void store_strips(const ProductArgs& args,
                                              const SkinnyShape& shape,
@@ -178,82 +236,190 @@ __device__ __forceinline__ void store_strips(const ProductArgs& args,
                                              const int32_t* entries,
                                              const SkinnyShared<kMode, kTiles>& shared) {
   const int32_t columns = kPair ? 8 : kStripRows;  // of out, a strip
-  for (int32_t i = threadIdx.x; i < tile.count * shape.strips * columns; i += kThreads) {
-    const int32_t r = i % columns;
-    const int32_t s = i / columns % shape.strips;
-    const int32_t token = i / (columns * shape.strips);
-    const int32_t column = (static_cast<int32_t>(blockIdx.x) * shape.strips + s) * columns + r;
-    float value = total_of(shared, shape, s, r, token);
+  const int32_t num_sums = tile.count * shape.strips * kStripRows;
+  for (int32_t base = 0; base < num_sums; base += kThreads) {
+    const int32_t i = base + static_cast<int32_t>(threadIdx.x);
+    const int32_t r = i % kStripRows;
+    const int32_t s = i / kStripRows % shape.strips;
+    const int32_t token = i / (kStripRows * shape.strips);
+    float value = i < num_sums ? total_of(shared, shape, s, r, token) : 0.0F;
     if (kPair) {
-      value = swiglu(value, total_of(shared, shape, s, r + 8, token));
+      value = swiglu(value, __shfl_down_sync(kFullMask, value, 8));
     }
-    if (column < args.out_columns) {
+    const int32_t column = (static_cast<int32_t>(blockIdx.x) * shape.strips + s) * columns + r;
+    if (i < num_sums && r < columns && column < args.out_columns) {
       store_act(args.out, entries[token] - args.out_row_begin, column, value, 1.0F);
     }
   }
 }
 
-template <ProductMode kMode, bool kPair, int32_t kTiles>
-__global__ void __launch_bounds__(kThreads)
+/// What find_tile shares among the threads.
+struct TileSearch {
+  __align__(16) int32_t experts[kThreads];
+  int32_t heads[kWarps];  ///< a warp's number of tiles
+  int32_t expert;         ///< of the tile, -1 = there is none
+  int32_t rank;           ///< of its first entry among the expert's
+};
+
+/// Tile `index` of the chosen experts, without lists: tiles in the order of their first entries.
+/// Every thread holds an entry and counts those before it with the same expert. Fills `entries`.
+template <int32_t kTokens>
+__device__ RowTile find_tile(const ProductArgs& args,
+                             int32_t index,
+                             int32_t* entries,
+                             TileSearch& search) {
+  const ChosenRows& chosen = args.chosen;
+  const auto i = static_cast<int32_t>(threadIdx.x);
+  const int32_t lane = i % 32;
+  const int32_t warp = i / 32;
+  int32_t mine = -1;
+  if (i < chosen.num_entries) {
+    const int32_t slot = i % chosen.slots;
+    const int32_t token = i / chosen.slots;
+    mine = slot == chosen.top_k
+               ? args.num_experts
+               : chosen.ids[token * chosen.id_stride + slot] - chosen.first_expert;
+    const bool is_here = slot == chosen.top_k || (mine >= 0 && mine < args.num_experts);
+    mine = is_here ? mine : -1;
+  }
+  search.experts[i] = mine;
+  if (i == 0) {
+    search.expert = -1;
+  }
+  __syncthreads();
+  int32_t rank = 0;
+  for (int32_t j = 0; j < min(chosen.num_entries, (warp + 1) * 32); j += 4) {
+    const int4 four = *reinterpret_cast<const int4*>(&search.experts[j]);
+    rank += j < i && four.x == mine ? 1 : 0;
+    rank += j + 1 < i && four.y == mine ? 1 : 0;
+    rank += j + 2 < i && four.z == mine ? 1 : 0;
+    rank += j + 3 < i && four.w == mine ? 1 : 0;
+  }
+  const bool is_head = mine >= 0 && rank % kTokens == 0;
+  const uint32_t votes = __ballot_sync(kFullMask, is_head);
+  if (lane == 0) {
+    search.heads[warp] = __popc(votes);
+  }
+  __syncthreads();
+  int32_t before = __popc(votes & ((1U << lane) - 1U));
+#pragma unroll
+  for (int32_t w = 0; w < kWarps; ++w) {
+    before += w < warp ? search.heads[w] : 0;
+  }
+  if (is_head && before == index) {
+    search.expert = mine;
+    search.rank = rank;
+  }
+  __syncthreads();
+  const int32_t place = rank - search.rank;
+  const bool is_mine = mine >= 0 && mine == search.expert && place >= 0 && place < kTokens;
+  if (is_mine) {
+    entries[place] = i;
+  }
+  const int32_t count = __syncthreads_count(is_mine ? 1 : 0);
+  return RowTile{search.expert, 0, count, 0};
+}
+
+/// How a kernel hides latency: with k blocks under way in each warp, or with warps.
+template <ProductMode kMode, int32_t kTiles, bool kDeep>
+struct SkinnyDepth {
+  static constexpr bool kIsLarge = kMode == ProductMode::bf16 || kTiles == 2;
+  static constexpr int32_t kAhead = !kDeep ? 1 : kIsLarge ? 2 : 3;  ///< k blocks of a warp
+  /// Of threads, on a multiprocessor.
+  static constexpr int32_t kBlocks = kMode == ProductMode::bf16 && kTiles == 2 && kDeep ? 1
+                                     : kDeep || kIsLarge                                ? 2
+                                                                                        : 3;
+};
+
+template <ProductMode kMode, bool kPair, int32_t kTiles, bool kDeep>
+__global__ void __launch_bounds__(kThreads, SkinnyDepth<kMode, kTiles, kDeep>::kBlocks)
     skinny_kernel(const __grid_constant__ ProductArgs args,
                   const __grid_constant__ SkinnyShape shape) {
   using Traits = MmaTraits<kMode>;
   constexpr int32_t kTokens = kTiles * 8;
+  constexpr int32_t kAhead = SkinnyDepth<kMode, kTiles, kDeep>::kAhead;
   extern __shared__ float memory[];
   __shared__ int32_t entries[kTokens];
-  __shared__ int32_t x_rows[kTokens];
-  const RowTile tile = row_tile(args, static_cast<int32_t>(blockIdx.y), kTokens);
+  __shared__ TileSearch search;
+  let_next_start();
+  // Which weights a dense product reads is known before what earlier kernels write.
+  const bool is_dense = args.tiles == nullptr && args.chosen.ids == nullptr;
+  const bool is_searched = args.chosen.ids != nullptr;
+  if (!is_dense) {
+    wait_for_previous();
+  }
+  const auto index = static_cast<int32_t>(blockIdx.y);
+  const RowTile tile = is_searched ? find_tile<kTokens>(args, index, entries, search)
+                                   : row_tile(args, index, kTokens);
   if (tile.count <= 0) {
     return;
   }
   const SkinnyShared<kMode, kTiles> shared(memory, shape);
-  if (threadIdx.x < tile.count) {
-    entries[threadIdx.x] = entry_of(args, tile.begin + static_cast<int32_t>(threadIdx.x));
-    x_rows[threadIdx.x] = x_row_of(args, entries[threadIdx.x]);
-  }
-  __syncthreads();
-  const int32_t warp = threadIdx.x / 32;
   const int32_t g = threadIdx.x % 32 / 4;
-  const int32_t local_strip = warp / shape.warps_per_strip;
-  const int32_t strip = static_cast<int32_t>(blockIdx.x) * shape.strips + local_strip;
   const DeviceMatrix& m = matrix_of(args, tile.expert);
   const std::byte* data = expert_matrix(args, tile.expert).data;
-  const std::byte* w_rows[2] = {data + weight_row<kPair>(args, strip, g) * m.row_bytes,
-                                data + weight_row<kPair>(args, strip, g + 8) * m.row_bytes};
-  const int32_t x_bytes = m.columns * Traits::kXSize;
+  const int32_t first_strip = static_cast<int32_t>(blockIdx.x) * shape.strips;
+  SkinnyStage<kMode, kTiles> stages[kAhead];
+  SkinnyCursor ahead(shape);
+#pragma unroll
+  for (int32_t s = 0; s < kAhead; ++s) {
+    if (ahead.is_there(shape)) {
+      stages[s].template load_weights<kPair>(
+          args, data, m.row_bytes, first_strip + ahead.strip, ahead.block);
+      ahead.advance(shape);
+    }
+  }
+  if (is_dense) {
+    wait_for_previous();
+  }
   const std::byte* tokens[kTiles];
 #pragma unroll
   for (int32_t i = 0; i < kTiles; ++i) {
-    tokens[i] = i * 8 + g < tile.count
-                    ? args.x.data + x_rows[i * 8 + g] * args.x.stride * Traits::kXSize
-                    : nullptr;
+    tokens[i] = nullptr;
+    if (i * 8 + g < tile.count) {
+      const int32_t entry =
+          is_searched ? entries[i * 8 + g] : entry_of(args, tile.begin + i * 8 + g);
+      tokens[i] = args.x.data + x_row_of(args, entry) * args.x.stride * Traits::kXSize;
+    }
   }
-  uint4 w[2][Traits::kWeightChunks];
-  int32_t block = warp % shape.warps_per_strip;
-  load_weights<kMode>(w_rows[0], block, w[0]);
-  load_weights<kMode>(w_rows[1], block, w[1]);
-  load_scales<kMode, kPair, kTiles>(args, shape, tile, x_rows, shared);
-  float* sums = shared.sums + local_strip * shape.num_blocks * shared.kBlockFloats;
-  while (block < shape.num_blocks) {
-    uint4 x[kTiles][Traits::kXChunks];
+  const int32_t x_bytes = m.columns * Traits::kXSize;
+  SkinnyCursor at(shape);
+  ahead = at;
 #pragma unroll
-    for (int32_t i = 0; i < kTiles; ++i) {
-      load_x<kMode>(tokens[i], block, x_bytes, x[i]);
+  for (int32_t s = 0; s < kAhead; ++s) {
+    if (ahead.is_there(shape)) {
+      stages[s].load_x(tokens, ahead.block, x_bytes);
+      ahead.advance(shape);
     }
-    const int32_t next = block + shape.warps_per_strip;
-    uint4 ahead[2][Traits::kWeightChunks];
-    const int32_t fetched = min(next, shape.num_blocks - 1);
-    load_weights<kMode>(w_rows[0], fetched, ahead[0]);
-    load_weights<kMode>(w_rows[1], fetched, ahead[1]);
-    multiply_block<kMode, kTiles>(w, x, sums + block * shared.kBlockFloats);
+  }
+  load_weight_scales<kMode, kPair, kTiles>(args, shape, tile.expert, shared);
+  if (!is_searched && threadIdx.x < tile.count) {
+    entries[threadIdx.x] = entry_of(args, tile.begin + static_cast<int32_t>(threadIdx.x));
+  }
+  const int32_t num_tiles = (tile.count + 7) / 8;
+  while (at.is_there(shape)) {
 #pragma unroll
-    for (int32_t c = 0; c < Traits::kWeightChunks; ++c) {
-      w[0][c] = ahead[0][c];
-      w[1][c] = ahead[1][c];
+    for (int32_t s = 0; s < kAhead; ++s) {
+      if (at.is_there(shape)) {
+        multiply_block<kMode, kTiles>(
+            stages[s],
+            num_tiles,
+            shared.sums + (at.strip * shape.num_blocks + at.block) * shared.kBlockFloats);
+        at.advance(shape);
+        if (ahead.is_there(shape)) {
+          stages[s].template load_weights<kPair>(
+              args, data, m.row_bytes, first_strip + ahead.strip, ahead.block);
+          stages[s].load_x(tokens, ahead.block, x_bytes);
+          ahead.advance(shape);
+        }
+      }
     }
-    block = next;
   }
   __syncthreads();
+  if constexpr (kMode == ProductMode::fp8) {
+    load_x_scales<kMode, kTiles>(args, shape, tile.count, entries, shared);
+    __syncthreads();
+  }
   store_strips<kMode, kPair, kTiles>(args, shape, tile, entries, shared);
 }
 
@@ -261,10 +427,17 @@ SkinnyShape shape_of(int32_t columns) {
   SkinnyShape shape{};
   shape.num_blocks = (columns + kBlockK - 1) / kBlockK;
   shape.warps_per_strip = kWarps;
-  while (shape.warps_per_strip > shape.num_blocks) {
+  const auto rounded = [&] {
+    return (shape.num_blocks + shape.warps_per_strip - 1) / shape.warps_per_strip *
+           shape.warps_per_strip;
+  };
+  // Fewer warps a strip where many would idle in the last round.
+  while (shape.warps_per_strip > shape.num_blocks ||
+         (shape.warps_per_strip > 4 && rounded() * 3 > shape.num_blocks * 4)) {
     shape.warps_per_strip /= 2;
   }
-  shape.strips = kWarps / shape.warps_per_strip;
+  shape.groups = kWarps / shape.warps_per_strip;
+  shape.strips = shape.groups;
   return shape;
 }
 
@@ -275,15 +448,32 @@ int64_t shared_bytes(const SkinnyShape& shape, int32_t tile_rows) {
 
 template <ProductMode kMode, bool kPair, int32_t kTiles>
 void launch(const ProductArgs& args, const ProductGrid& grid, cudaStream_t stream) {
-  const SkinnyShape shape = shape_of(args.weight.columns);
+  constexpr int32_t kFewBlocks = 264;  ///< of threads: all resident at once
+  constexpr int32_t kManyStrips = 256;
+  constexpr int32_t kManyTiles = 16;
+  constexpr int64_t kMostShared = 56 << 10;  ///< of two strips: with more, too few blocks fit
+  SkinnyShape shape = shape_of(args.weight.columns);
+  const int32_t all_strips = (args.out_columns + (kPair ? 7 : 15)) / (kPair ? 8 : kStripRows);
+  // Two strips a group: short ones that are many are then all under way at once, and of many tiles
+  // x is read half as often.
+  const bool is_short = shape.num_blocks <= 2 * shape.warps_per_strip &&
+                        all_strips >= kManyStrips * shape.groups;
+  SkinnyShape twice = shape;
+  twice.strips *= 2;
+  if ((is_short || grid.num_tiles >= kManyTiles) &&
+      shared_bytes(twice, grid.tile_rows) <= kMostShared) {
+    shape = twice;
+  }
   const int64_t bytes = shared_bytes(shape, grid.tile_rows);
-  const auto kernel = skinny_kernel<kMode, kPair, kTiles>;
-  HADAL_CUDA_CHECK(cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
   const int32_t columns = (kPair ? 8 : kStripRows) * shape.strips;
   const dim3 blocks(static_cast<uint32_t>((args.out_columns + columns - 1) / columns),
                     static_cast<uint32_t>(grid.num_tiles));
-  kernel<<<blocks, kThreads, static_cast<size_t>(bytes), stream>>>(args, shape);
+  const bool is_deep = int64_t{blocks.x} * blocks.y <= kFewBlocks;
+  const auto kernel = is_deep ? skinny_kernel<kMode, kPair, kTiles, true>
+                              : skinny_kernel<kMode, kPair, kTiles, false>;
+  HADAL_CUDA_CHECK(cudaFuncSetAttribute(
+      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+  launch_early(kernel, blocks, dim3(kThreads), static_cast<size_t>(bytes), stream, args, shape);
 }
 
 template <ProductMode kMode>

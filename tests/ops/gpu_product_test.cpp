@@ -225,13 +225,14 @@ TEST_CASE("moe: model shapes, the same bits in every batch, experts empty or cro
       const auto shared_down = prepare(backend, WeightRole::down, {&downs[kExperts]});
       const ActOperand x = make_activation(random_matrix(random, kRows, kHidden, 0.1), format);
       const Operand factors = make_operand(random_matrix(random, kRows, kTopK, 0.5), DType::f32);
-      for (const bool is_crowded : {false, true}) {
-        // Crowded: every token takes experts 0..3, the others are empty.
+      for (const int64_t spread : {0, 1, 2}) {
+        // 0: every slot of every token takes expert 0; 1: every token experts 0..3, the others are
+        // empty; 2: all experts.
         std::vector<int32_t> ids;
         for (int64_t m = 0; m < kRows; ++m) {
           for (int64_t k = 0; k < kTopK; ++k) {
-            const auto shift = is_crowded ? int64_t{0} : m % kExperts;
-            ids.push_back(static_cast<int32_t>((k * (is_crowded ? 1 : 2) + shift) % kExperts));
+            const int64_t shift = spread == 2 ? m : 0;
+            ids.push_back(static_cast<int32_t>((k * spread + shift) % kExperts));
           }
         }
         const GuardedTensor expert_ids = make_ints(ids, Shape{kRows, kTopK});
@@ -258,12 +259,12 @@ TEST_CASE("moe: model shapes, the same bits in every batch, experts empty or cro
         ActOperand inner;
         GuardedTensor out;
         run(0, kRows, inner, out);
-        for (const int64_t count : {1, 3, 17, 60, 100, 255}) {  // tiles of all sizes
+        for (const int64_t count : {1, 3, 8, 17, 40, 60, 100, 255}) {  // tiles of all sizes
           const int64_t begin = kRows - count - 1;
           ActOperand few_inner;
           GuardedTensor few;
           run(begin, count, few_inner, few);
-          INFO(count << " rows" << (is_crowded ? ", crowded" : ""));
+          INFO(count << " rows, spread " << spread);
           CHECK(same_rows(inner, begin * kSlots, few_inner));
           CHECK(same_bytes(few.view(), out.view().rows(begin, count)));
         }
@@ -319,14 +320,15 @@ const std::vector<DownCase> kDownCases = {{4352, 128, 700, true},
 constexpr int32_t kDownExperts = 8;
 constexpr int64_t kDownTopK = 4;
 
-/// How tokens choose: spread over experts but 5, all of them the same four, or every fifth none.
+/// How tokens choose: spread over experts but 5, all of them the same one in every slot, or every
+/// fifth none.
 enum class Choice : uint8_t { spread, crowded, padded };
 
 std::vector<int32_t> choose(Choice choice, int64_t rows) {
   std::vector<int32_t> ids;
   for (int64_t m = 0; m < rows; ++m) {
     for (int64_t k = 0; k < kDownTopK; ++k) {
-      const int64_t id = choice == Choice::crowded ? 7 - k : (k * 2 + m) % kDownExperts;
+      const int64_t id = choice == Choice::crowded ? 7 : (k * 2 + m) % kDownExperts;
       const bool is_none = id == 5 || (choice == Choice::padded && m % 5 == 0);
       ids.push_back(is_none ? -1 : static_cast<int32_t>(id));
     }
