@@ -13,59 +13,11 @@
 #include <cuda.h>
 
 #include "cuda_check.h"
-#include "hopper.cuh"
-#include "launch.cuh"
-#include "product_mma.cuh"
+#include "hopper_stages.cuh"
 
 namespace hadal::cuda {
 
 namespace {
-
-constexpr int32_t kLoaders = 128;             ///< threads that fill stages
-constexpr int32_t kResultStride = 132;        ///< floats of a token in 128 columns of the result
-constexpr int32_t kBlockBytes = kBlockK * 2;  ///< of a token in a k block
-constexpr int32_t kStagesBytes = 200 << 10;   ///< of shared memory for stages, at most
-
-constexpr int32_t kMultipliersMeet = 1;  ///< names of barriers
-constexpr int32_t kAllMeet = 2;
-
-/// kGroups warpgroups, each kHalves times 64 rows of the weight, by kTokens tokens.
-template <ProductMode kMode, bool kPair, int32_t kGroups, int32_t kHalves, int32_t kTokens>
-struct HopperShape {
-  static constexpr ProductMode kModeOf = kMode;
-  static constexpr bool kIsPair = kPair;
-  static constexpr int32_t kNumGroups = kGroups;
-  static constexpr int32_t kNumHalves = kHalves;
-  static constexpr int32_t kNumTokens = kTokens;
-  static constexpr int32_t kRows = kGroups * kHalves * 64;
-  static constexpr int32_t kColumns = kPair ? kRows / 2 : kRows;   ///< of out
-  static constexpr int32_t kPartRows = kPair ? kRows / 2 : kRows;  ///< in a row in the matrix
-  static constexpr int32_t kThreads = kLoaders + kGroups * 128;
-  static constexpr int32_t kWeightPitch = kBlockK * MmaTraits<kMode>::kWeightSize;
-  static constexpr int32_t kWeightBoxes = kWeightPitch / 128;  ///< a row
-  static constexpr int32_t kXBytes = kTokens * kBlockBytes;
-  static constexpr int32_t kWeightBytes = kRows * kWeightPitch;
-  static constexpr int32_t kScaleBytes = kMode == ProductMode::bf16 ? 0 : (kRows + kTokens) * 4;
-  static constexpr int32_t kStageBytes =
-      (kXBytes + kWeightBytes + kScaleBytes + 1023) / 1024 * 1024;
-  static constexpr int32_t kStages =
-      kStagesBytes / kStageBytes < 8 ? kStagesBytes / kStageBytes : 8;
-  static constexpr int32_t kBytes = kStages * kStageBytes + 1024;  ///< and the way to 1024
-  static constexpr int32_t kRegions = (kColumns + 127) / 128;      ///< of the result
-  /// Without setmaxnreg each thread has 168 registers.
-  static constexpr bool kSplitsRegisters = kGroups == 2 && kTokens == 128;
-  static_assert(kStages >= 3);
-  static_assert(!kPair || (kHalves == 2 && kGroups == 2), "a pair makes whole quantisation groups");
-  static_assert(kRegions * kTokens * kResultStride * 4 <= kStages * kStageBytes);
-};
-
-/// Rows of 128 bytes and more as the copy engine sees them, in boxes of 128 bytes with the 128-byte
-/// swizzle of swizzled_operand.
-struct HopperMaps {
-  CUtensorMap weight;  ///< rows of all experts
-  CUtensorMap shared;
-  CUtensorMap x;
-};
 
 using EncodeTiled = decltype(&cuTensorMapEncodeTiled);
 
@@ -90,7 +42,7 @@ CUtensorMap map_of(const std::byte* data, int64_t row_bytes, int64_t rows, int32
   const CUresult code = encode_tiled()(&map,
                                        CU_TENSOR_MAP_DATA_TYPE_UINT8,
                                        2,
-                                       const_cast<std::byte*>(data),
+                                       reinterpret_cast<void*>(reinterpret_cast<uintptr_t>(data)),
                                        sizes,
                                        strides,
                                        box,
@@ -103,179 +55,6 @@ CUtensorMap map_of(const std::byte* data, int64_t row_bytes, int64_t rows, int32
       code == CUDA_SUCCESS,
       "cannot map " + std::to_string(rows) + " rows of " + std::to_string(row_bytes) + " bytes");
   return map;
-}
-
-__device__ void copy_scale(uint32_t to, const float* from) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4;\n" ::"r"(to), "l"(from));
-}
-
-/// What fills a stage, the same in every k block: one thread asks for boxes of weights and tokens
-/// (for gathered tokens a warp, a row each), all copy scales.
-template <class Shape>
-struct Loader {
-  static constexpr ProductMode kMode = Shape::kModeOf;
-  static constexpr int32_t kParts = Shape::kRows / Shape::kPartRows;
-  static constexpr int32_t kScales = (Shape::kRows + kLoaders - 1) / kLoaders;
-  static constexpr int32_t kLaneTokens = (Shape::kNumTokens + 31) / 32;
-
-  const HopperMaps& maps;
-  const CUtensorMap* weights;
-  int32_t weight_row;  ///< of the first part
-  int32_t part_rows;   ///< from a part to the next
-  const float* scales;
-  int32_t scale_at[kScales];  ///< of this thread's rows; -1 beyond the last
-  bool is_gathered;
-  int32_t x_rows[kLaneTokens];  ///< of this lane's tokens when gathered; else [0], the tile's first
-  int32_t count;                ///< of tokens
-  const float* x_scales;        ///< of this thread's token, or null
-  int32_t x_scale_group;
-
-  __device__ Loader(const ProductArgs& args,
-                    const HopperMaps& all_maps,
-                    int32_t first,
-                    const RowTile& tile)
-      : maps(all_maps) {
-    const DeviceMatrix& matrix = matrix_of(args, tile.expert);
-    const bool is_shared = tile.expert == args.num_experts;
-    weights = is_shared ? &maps.shared : &maps.weight;
-    weight_row = (is_shared ? 0 : tile.expert * matrix.rows) + first;
-    part_rows = args.out_columns;
-    scales = expert_matrix(args, tile.expert).scales;
-#pragma unroll
-    for (int32_t i = 0; i < kScales; ++i) {
-      const int32_t r = thread() + i * kLoaders;
-      const int32_t column = first + r % Shape::kPartRows;
-      scale_at[i] = -1;
-      if (kMode != ProductMode::bf16 && r < Shape::kRows && column < args.out_columns) {
-        const int32_t row = column + r / Shape::kPartRows * args.out_columns;
-        scale_at[i] = matrix.scale_rows[row] * matrix.num_groups;
-      }
-    }
-  }
-
-  /// After the kernel in front: the tile's rows of x, `row_begin` rows of which are not in the map.
-  __device__ void set_tokens(const ProductArgs& args, const RowTile& tile, int64_t row_begin) {
-    is_gathered = args.tiles != nullptr;
-    count = tile.count;
-    x_rows[0] = tile.begin;
-    if (is_gathered) {
-#pragma unroll
-      for (int32_t i = 0; i < kLaneTokens; ++i) {
-        const int32_t m = min(static_cast<int32_t>(threadIdx.x % 32) + i * 32, count - 1);
-        const int64_t row = x_row_of(args, entry_of(args, tile.begin + m));
-        x_rows[i] = static_cast<int32_t>(row - row_begin);
-      }
-    }
-    x_scales = nullptr;
-    if (kMode == ProductMode::fp8 && thread() < count) {
-      const int64_t row = x_row_of(args, entry_of(args, tile.begin + thread()));
-      x_scales = args.x.scales + row * args.x.scale_row;
-    }
-    x_scale_group = static_cast<int32_t>(args.x.scale_group);
-  }
-
-  static __device__ int32_t thread() {
-    return static_cast<int32_t>(threadIdx.x % kLoaders);
-  }
-
-  /// What no kernel writes.
-  __device__ void load_constant(uint32_t stage, uint32_t full, int32_t block) const {
-    if (thread() == 0) {
-      expect_bytes(full, Shape::kWeightBytes);
-#pragma unroll
-      for (int32_t i = 0; i < kParts * Shape::kWeightBoxes; ++i) {
-        const int32_t part = i / Shape::kWeightBoxes;
-        const int32_t box = i % Shape::kWeightBoxes;
-        copy_box(
-            stage + Shape::kXBytes + box * (Shape::kRows * 128) + part * Shape::kPartRows * 128,
-            weights,
-            block * Shape::kWeightPitch + box * 128,
-            weight_row + part * part_rows,
-            full);
-      }
-    }
-#pragma unroll
-    for (int32_t i = 0; i < kScales; ++i) {
-      if (scale_at[i] >= 0) {
-        copy_scale(scale_place(stage) + i * kLoaders * 4, scales + scale_at[i] + block);
-      }
-    }
-  }
-
-  __device__ void load_rest(uint32_t stage, uint32_t full, int32_t block) const {
-    constexpr int32_t kHalfBytes = Shape::kNumTokens * 128;
-    if (kMode == ProductMode::fp8 && x_scales != nullptr) {
-      copy_scale(scale_place(stage) + Shape::kRows * 4, x_scales + int64_t{block} * x_scale_group);
-    }
-    if (thread() == 0) {
-      expect_bytes(full, is_gathered ? count * kBlockBytes : Shape::kXBytes);
-      if (!is_gathered) {
-        copy_box(stage, &maps.x, block * kBlockBytes, x_rows[0], full);
-        copy_box(stage + kHalfBytes, &maps.x, block * kBlockBytes + 128, x_rows[0], full);
-      }
-    }
-    if (is_gathered && thread() < 32) {
-#pragma unroll
-      for (int32_t i = 0; i < kLaneTokens; ++i) {
-        const int32_t m = thread() + i * 32;
-        if (m < count) {
-          const uint32_t to = stage + m * 128;
-          copy_box(to, &maps.x, block * kBlockBytes, x_rows[i], full);
-          copy_box(to + kHalfBytes, &maps.x, block * kBlockBytes + 128, x_rows[i], full);
-        }
-      }
-    }
-  }
-
-  static __device__ uint32_t scale_place(uint32_t stage) {
-    return stage + Shape::kXBytes + Shape::kWeightBytes + thread() * 4;
-  }
-};
-
-/// Barriers of the stages: `full` counts loading warps, `empty` multiplying warps.
-template <class Shape>
-struct Ring {
-  uint32_t stages;
-  uint32_t full;
-  uint32_t empty;
-
-  __device__ uint32_t stage(int32_t i) const { return stages + i * Shape::kStageBytes; }
-};
-
-/// All blocks; of the first `num_begun` the constant part is on its way.
-template <class Shape>
-__device__ void load_blocks(const Loader<Shape>& loader,
-                            const Ring<Shape>& ring,
-                            int32_t num_blocks,
-                            int32_t num_begun) {
-  // A block is handed over once the next kAhead are on their way.
-  constexpr int32_t kAhead = Shape::kStages - 2;
-  int32_t stage = 0;
-  uint32_t phase = 1;  // the first round waits for nothing
-  int32_t done = 0;
-  for (int32_t block = 0; block < num_blocks + kAhead; ++block) {
-    if (block < num_blocks) {
-      wait_phase(ring.empty + stage * 8, phase);
-      if (block >= num_begun) {
-        loader.load_constant(ring.stage(stage), ring.full + stage * 8, block);
-      }
-      loader.load_rest(ring.stage(stage), ring.full + stage * 8, block);
-      ++stage;
-      if (stage == Shape::kStages) {
-        stage = 0;
-        phase ^= 1U;
-      }
-    }
-    commit_copies();
-    if (block >= kAhead) {
-      wait_copies<kAhead>();
-      __syncwarp();
-      if (threadIdx.x % 32 == 0) {
-        arrive(ring.full + done * 8);
-      }
-      done = done + 1 == Shape::kStages ? 0 : done + 1;
-    }
-  }
 }
 
 /// Row of the stage's weights at which half h of this warpgroup begins.
@@ -319,12 +98,21 @@ __device__ void load_fragments(const std::byte* weights, int32_t row, uint32_t (
   }
 }
 
-/// The sums of one k block of 64 rows; the steps of the block's second half lie `half_bytes` on.
+/// Fragments are made no later than here.
+__device__ void keep_here(uint32_t (&a)[kSteps][4]) {
+#pragma unroll
+  for (int32_t s = 0; s < kSteps; ++s) {
+    asm volatile("" : "+r"(a[s][0]), "+r"(a[s][1]), "+r"(a[s][2]), "+r"(a[s][3]));
+  }
+}
+
+/// Begins the sums of one k block of 64 rows; the steps of the block's second half lie `half_bytes`
+/// on.
 template <int32_t kTokens>
-__device__ void multiply_half(const uint32_t (&a)[kSteps][4],
-                              uint32_t x,
-                              uint32_t half_bytes,
-                              float (&part)[kTokens / 2]) {
+__device__ void begin_half(const uint32_t (&a)[kSteps][4],
+                           uint32_t x,
+                           uint32_t half_bytes,
+                           float (&part)[kTokens / 2]) {
   begin_products();
 #pragma unroll
   for (int32_t s = 0; s < kSteps; ++s) {
@@ -336,57 +124,121 @@ __device__ void multiply_half(const uint32_t (&a)[kSteps][4],
     }
   }
   commit_products();
-  wait_products(part);
 }
 
-/// All blocks of the first kTokens tokens.
+/// Adds the sums of a block to the totals. `scales` are the stage's, `row` is the lane's first.
+template <class Shape, int32_t kTokens>
+__device__ void add_half(const float* scales,
+                         int32_t row,
+                         const float (&part)[kTokens / 2],
+                         float (&total)[kTokens / 2]) {
+  constexpr ProductMode kMode = Shape::kModeOf;
+  const int32_t t = threadIdx.x % 4;
+  const float row_scales[2] = {kMode == ProductMode::bf16 ? 1.0F : scales[row],
+                               kMode == ProductMode::bf16 ? 1.0F : scales[row + 8]};
+#pragma unroll
+  for (int32_t n = 0; n < kTokens / 8; ++n) {
+    float2 x_scales = make_float2(1.0F, 1.0F);
+    if constexpr (kMode == ProductMode::fp8) {
+      x_scales = *reinterpret_cast<const float2*>(scales + Shape::kRows + n * 8 + 2 * t);
+    }
+#pragma unroll
+    for (int32_t i = 0; i < 4; ++i) {
+      total[n * 4 + i] = add_block<kMode>(total[n * 4 + i],
+                                          part[n * 4 + i],
+                                          i % 2 == 0 ? x_scales.x : x_scales.y,
+                                          row_scales[i / 2]);
+    }
+  }
+}
+
+/// A stage and the phase of its barrier, block after block.
+template <class Shape>
+struct Cursor {
+  int32_t stage = 0;
+  uint32_t phase = 0;
+
+  __device__ void advance() {
+    ++stage;
+    if (stage == Shape::kStages) {
+      stage = 0;
+      phase ^= 1U;
+    }
+  }
+};
+
+template <class Shape>
+__device__ void leave_stage(const Ring<Shape>& ring, int32_t stage) {
+  __syncwarp();
+  if (threadIdx.x % 32 == 0) {
+    arrive(ring.empty + stage * 8);
+  }
+}
+
+/// All blocks of the first kTokens tokens, 64 rows at a time: while one warpgroup prepares
+/// fragments the other multiplies.
 template <class Shape, int32_t kTokens>
 __device__ void multiply_blocks(const Ring<Shape>& ring,
                                 const std::byte* stages,
                                 int32_t num_blocks,
                                 float (&total)[Shape::kNumHalves][kTokens / 2]) {
-  constexpr ProductMode kMode = Shape::kModeOf;
   const int32_t group = threadIdx.x / 128;
   const int32_t row = lane_row();
-  const int32_t t = threadIdx.x % 4;
   float part[kTokens / 2] = {};
-  int32_t stage = 0;
-  uint32_t phase = 0;
+  Cursor<Shape> at;
   for (int32_t block = 0; block < num_blocks; ++block) {
-    wait_phase(ring.full + stage * 8, phase);
-    const std::byte* weights = stages + stage * Shape::kStageBytes + Shape::kXBytes;
+    wait_phase(ring.full + at.stage * 8, at.phase);
+    const std::byte* weights = stages + at.stage * Shape::kStageBytes + Shape::kXBytes;
     const auto* scales = reinterpret_cast<const float*>(weights + Shape::kWeightBytes);
 #pragma unroll
     for (int32_t half = 0; half < Shape::kNumHalves; ++half) {
-      const int32_t at = half_row<Shape>(group, half) + row;
+      const int32_t first = half_row<Shape>(group, half) + row;
       uint32_t a[kSteps][4];
-      load_fragments<Shape>(weights, at, a);
-      multiply_half<kTokens>(a, ring.stage(stage), Shape::kNumTokens * 128, part);
-      const float row_scales[2] = {kMode == ProductMode::bf16 ? 1.0F : scales[at],
-                                   kMode == ProductMode::bf16 ? 1.0F : scales[at + 8]};
+      load_fragments<Shape>(weights, first, a);
+      begin_half<kTokens>(a, ring.stage(at.stage), Shape::kNumTokens * 128, part);
+      wait_products(part);
+      add_half<Shape, kTokens>(scales, first, part, total[half]);
+    }
+    leave_stage(ring, at.stage);
+    at.advance();
+  }
+}
+
+/// The same for one half, with registers to spare: the next block's fragments are prepared while
+/// this one's are multiplied.
+template <class Shape, int32_t kTokens>
+__device__ void multiply_ahead(const Ring<Shape>& ring,
+                               const std::byte* stages,
+                               int32_t num_blocks,
+                               float (&total)[kTokens / 2]) {
+  const int32_t row = half_row<Shape>(threadIdx.x / 128, 0) + lane_row();
+  float part[kTokens / 2] = {};
+  uint32_t a[2][kSteps][4];
+  Cursor<Shape> at;
+  Cursor<Shape> next;
+  wait_phase(ring.full, 0);
+  load_fragments<Shape>(stages + Shape::kXBytes, row, a[0]);
+  next.advance();
+  for (int32_t pair = 0; pair < num_blocks; pair += 2) {
 #pragma unroll
-      for (int32_t n = 0; n < kTokens / 8; ++n) {
-        float2 x_scales = make_float2(1.0F, 1.0F);
-        if constexpr (kMode == ProductMode::fp8) {
-          x_scales = *reinterpret_cast<const float2*>(scales + Shape::kRows + n * 8 + 2 * t);
+    for (int32_t i = 0; i < 2; ++i) {
+      if (pair + i < num_blocks) {
+        const std::byte* stage = stages + at.stage * Shape::kStageBytes;
+        begin_half<kTokens>(a[i], ring.stage(at.stage), Shape::kNumTokens * 128, part);
+        if (pair + i + 1 < num_blocks) {
+          wait_phase(ring.full + next.stage * 8, next.phase);
+          load_fragments<Shape>(
+              stages + next.stage * Shape::kStageBytes + Shape::kXBytes, row, a[1 - i]);
+          keep_here(a[1 - i]);
         }
-#pragma unroll
-        for (int32_t i = 0; i < 4; ++i) {
-          total[half][n * 4 + i] = add_block<kMode>(total[half][n * 4 + i],
-                                                    part[n * 4 + i],
-                                                    i % 2 == 0 ? x_scales.x : x_scales.y,
-                                                    row_scales[i / 2]);
-        }
+        wait_products(part);
+        const auto* scales =
+            reinterpret_cast<const float*>(stage + Shape::kXBytes + Shape::kWeightBytes);
+        add_half<Shape, kTokens>(scales, row, part, total);
+        leave_stage(ring, at.stage);
+        at = next;
+        next.advance();
       }
-    }
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) {
-      arrive(ring.empty + stage * 8);
-    }
-    ++stage;
-    if (stage == Shape::kStages) {
-      stage = 0;
-      phase ^= 1U;
     }
   }
 }
@@ -444,49 +296,12 @@ __device__ void multiply_tile(const ProductArgs& args,
                               int32_t count,
                               const int32_t* entries) {
   float total[Shape::kNumHalves][kTokens / 2] = {};
-  multiply_blocks<Shape, kTokens>(ring, stages, num_blocks, total);
+  if constexpr (Shape::kNumHalves == 1) {
+    multiply_ahead<Shape, kTokens>(ring, stages, num_blocks, total[0]);
+  } else {
+    multiply_blocks<Shape, kTokens>(ring, stages, num_blocks, total);
+  }
   store_tile<Shape, kTokens>(args, total, first, count, entries, reinterpret_cast<float*>(stages));
-}
-
-/// What the loading threads do. They also make the barriers and the lists of the tile's rows.
-template <class Shape>
-__device__ void load_tile(const ProductArgs& args,
-                          const HopperMaps& maps,
-                          int64_t row_begin,
-                          const Ring<Shape>& ring,
-                          int32_t num_blocks,
-                          int32_t first,
-                          int32_t* entries) {
-  const int32_t thread = Loader<Shape>::thread();
-  if (thread == 0) {
-    for (int32_t s = 0; s < Shape::kStages; ++s) {
-      init_barrier(ring.full + s * 8, kLoaders / 32);
-      init_barrier(ring.empty + s * 8, Shape::kNumGroups * 4);
-    }
-    fence_barrier_init();
-  }
-  if (args.tiles != nullptr) {
-    wait_for_previous();
-  }
-  const RowTile tile = row_tile(args, static_cast<int32_t>(blockIdx.y), Shape::kNumTokens);
-  if (tile.count <= 0) {
-    return;
-  }
-  Loader<Shape> loader(args, maps, first, tile);
-  int32_t num_begun = 0;
-  if (args.tiles == nullptr) {
-    num_begun = min(Shape::kStages, num_blocks);
-    for (int32_t block = 0; block < num_begun; ++block) {
-      loader.load_constant(ring.stage(block), ring.full + block * 8, block);
-    }
-    wait_for_previous();
-  }
-  if (thread < tile.count) {
-    entries[thread] = entry_of(args, tile.begin + thread);
-  }
-  loader.set_tokens(args, tile, row_begin);
-  meet(kAllMeet, Shape::kThreads);
-  load_blocks(loader, ring, num_blocks, num_begun);
 }
 
 template <class Shape>
