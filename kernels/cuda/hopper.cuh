@@ -27,6 +27,11 @@ __device__ inline void arrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];\n" ::"r"(barrier) : "memory");
 }
 
+/// Arrives once the cp.async that this thread has issued so far are done.
+__device__ inline void arrive_after_copies(uint32_t barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];\n" ::"r"(barrier) : "memory");
+}
+
 /// Until the phase of this parity is complete; a new barrier's phase before the first is.
 __device__ inline void wait_phase(uint32_t barrier, uint32_t parity) {
   asm volatile(
@@ -66,6 +71,11 @@ __device__ inline void copy_box(
 /// Threads of a named barrier (1..15) meet.
 __device__ inline void meet(int32_t name, int32_t threads) {
   asm volatile("bar.sync %0, %1;\n" ::"r"(name), "r"(threads) : "memory");
+}
+
+/// This thread comes to a named barrier without waiting for the others.
+__device__ inline void come(int32_t name, int32_t threads) {
+  asm volatile("bar.arrive %0, %1;\n" ::"r"(name), "r"(threads) : "memory");
 }
 
 template <int32_t kRegisters>

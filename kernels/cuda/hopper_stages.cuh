@@ -20,6 +20,7 @@ inline constexpr int32_t kStagesBytes = 200 << 10;   ///< of shared memory for s
 
 inline constexpr int32_t kMultipliersMeet = 1;  ///< names of barriers
 inline constexpr int32_t kAllMeet = 2;
+inline constexpr int32_t kTurn = 3;  ///< and 4: of the first and second warpgroup to multiply
 
 /// kGroups warpgroups, each kHalves times 64 rows of the weight, by kTokens tokens.
 template <ProductMode kMode, bool kPair, int32_t kGroups, int32_t kHalves, int32_t kTokens>
@@ -186,7 +187,7 @@ struct Loader {
   }
 };
 
-/// Barriers of the stages: `full` counts loading warps, `empty` multiplying warps.
+/// Barriers of the stages: `full` counts loading threads, `empty` multiplying warps.
 template <class Shape>
 struct Ring {
   uint32_t stages;
@@ -202,32 +203,20 @@ __device__ void load_blocks(const Loader<Shape>& loader,
                             const Ring<Shape>& ring,
                             int32_t num_blocks,
                             int32_t num_begun) {
-  // A block is handed over once the next kAhead are on their way.
-  constexpr int32_t kAhead = Shape::kStages - 2;
   int32_t stage = 0;
   uint32_t phase = 1;  // the first round waits for nothing
-  int32_t done = 0;
-  for (int32_t block = 0; block < num_blocks + kAhead; ++block) {
-    if (block < num_blocks) {
-      wait_phase(ring.empty + stage * 8, phase);
-      if (block >= num_begun) {
-        loader.load_constant(ring.stage(stage), ring.full + stage * 8, block);
-      }
-      loader.load_rest(ring.stage(stage), ring.full + stage * 8, block);
-      ++stage;
-      if (stage == Shape::kStages) {
-        stage = 0;
-        phase ^= 1U;
-      }
+  for (int32_t block = 0; block < num_blocks; ++block) {
+    const uint32_t full = ring.full + stage * 8;
+    wait_phase(ring.empty + stage * 8, phase);
+    if (block >= num_begun) {
+      loader.load_constant(ring.stage(stage), full, block);
     }
-    commit_copies();
-    if (block >= kAhead) {
-      wait_copies<kAhead>();
-      __syncwarp();
-      if (threadIdx.x % 32 == 0) {
-        arrive(ring.full + done * 8);
-      }
-      done = done + 1 == Shape::kStages ? 0 : done + 1;
+    loader.load_rest(ring.stage(stage), full, block);
+    arrive_after_copies(full);
+    ++stage;
+    if (stage == Shape::kStages) {
+      stage = 0;
+      phase ^= 1U;
     }
   }
 }
@@ -244,7 +233,7 @@ __device__ void load_tile(const ProductArgs& args,
   const int32_t thread = Loader<Shape>::thread();
   if (thread == 0) {
     for (int32_t s = 0; s < Shape::kStages; ++s) {
-      init_barrier(ring.full + s * 8, kLoaders / 32);
+      init_barrier(ring.full + s * 8, kLoaders);
       init_barrier(ring.empty + s * 8, Shape::kNumGroups * 4);
     }
     fence_barrier_init();

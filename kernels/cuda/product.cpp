@@ -76,8 +76,8 @@ int64_t hopper_clocks(const HopperChoice& choice,
                       int32_t num_rows,
                       int32_t num_blocks,
                       int32_t num_multiprocessors) {
-  constexpr int32_t kBytesOfOne = 17;    // a clock, into one multiprocessor
-  constexpr int32_t kBytesOfAll = 2300;  // into all
+  constexpr int32_t kBytesOfOne = 44;    // a clock, into one multiprocessor
+  constexpr int32_t kBytesOfAll = 4400;  // into all
   constexpr int32_t kLeastBlock = 450;   // clocks from a stage's barrier to the next
   constexpr int32_t kBegin = 2500;
   const auto [rows, tokens] = choice.tile;
@@ -103,7 +103,7 @@ HopperTile choose_hopper_tile(const ProductArgs& args,
     return best;
   }
   // Few strips of few rows: skinny blocks share their k blocks and are more.
-  if ((args.out_columns < 4096 && args.num_rows <= 64) ||
+  if ((args.out_columns < 4096 && args.num_rows <= 32) ||
       (args.out_columns < 1024 && args.num_rows <= 256)) {
     return best;
   }

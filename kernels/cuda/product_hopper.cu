@@ -175,8 +175,8 @@ __device__ void leave_stage(const Ring<Shape>& ring, int32_t stage) {
   }
 }
 
-/// All blocks of the first kTokens tokens, 64 rows at a time: while one warpgroup prepares
-/// fragments the other multiplies.
+/// All blocks of the first kTokens tokens, 64 rows at a time. Two warpgroups take turns: one
+/// prepares fragments and adds sums while the other multiplies.
 template <class Shape, int32_t kTokens>
 __device__ void multiply_blocks(const Ring<Shape>& ring,
                                 const std::byte* stages,
@@ -186,6 +186,10 @@ __device__ void multiply_blocks(const Ring<Shape>& ring,
   const int32_t row = lane_row();
   float part[kTokens / 2] = {};
   Cursor<Shape> at;
+  static_assert(Shape::kNumGroups == 2);
+  if (group == 1) {
+    come(kTurn, 256);
+  }
   for (int32_t block = 0; block < num_blocks; ++block) {
     wait_phase(ring.full + at.stage * 8, at.phase);
     const std::byte* weights = stages + at.stage * Shape::kStageBytes + Shape::kXBytes;
@@ -195,7 +199,12 @@ __device__ void multiply_blocks(const Ring<Shape>& ring,
       const int32_t first = half_row<Shape>(group, half) + row;
       uint32_t a[kSteps][4];
       load_fragments<Shape>(weights, first, a);
+      keep_here(a);
+      meet(kTurn + group, 256);
       begin_half<kTokens>(a, ring.stage(at.stage), Shape::kNumTokens * 128, part);
+      if (group == 0 || block + 1 < num_blocks || half + 1 < Shape::kNumHalves) {
+        come(kTurn + 1 - group, 256);
+      }
       wait_products(part);
       add_half<Shape, kTokens>(scales, first, part, total[half]);
     }
