@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Measures forward steps on the GPU of this machine: the R1 rank of TP16 alone, V2-Lite (BF16, FP8) and Moonlight whole,
-# all with
-# dummy weights at true size. One JSON report for each model in DIR, with a table beside it, and the GPU's clocks while it
-# ran. Needs nvcc, cmake, ninja and the headers of nlohmann JSON and CLI11; nothing is installed. With --binary nothing
+# all with dummy weights at true size. One JSON report for each model in DIR, with a table beside it, and the GPU's
+# clocks while it ran. Needs nvcc, cmake, ninja and the headers of nlohmann JSON and CLI11; nothing is installed. With --binary nothing
 # is built: PATH is a `hadal` or `hadal_step` that runs here.
 #
-#   scripts/bench-gpu.sh --out DIR [--binary PATH] [--archs "90a"] [--models "deepseek-r1 deepseek-v2-lite deepseek-v2-lite-fp8 moonlight-16b-a3b"]
+#   scripts/bench-gpu.sh --out DIR [--binary PATH] [--archs "90a"]
+#                        [--models "deepseek-r1 deepseek-v2-lite deepseek-v2-lite-fp8 moonlight-16b-a3b"]
 #                        [--seconds 2] [--flags "MORE FLAGS"]
 #
 # Exit: 0 all measured, 1 some failed, 64 usage.
