@@ -196,6 +196,20 @@ __device__ void multiply_block(const std::byte* weights,
   }
 }
 
+/// The same by whichever way suits the tile.
+template <ProductMode kMode, int32_t kBlocks, int32_t kGroups>
+__device__ __forceinline__ void multiply_any(const std::byte* weights,
+                                             const std::byte* x,
+                                             int32_t block,
+                                             int32_t num_tiles,
+                                             float (&part)[2 * kGroups][kTokenTiles][4]) {
+  if (num_tiles == kTokenTiles) {
+    multiply_block<kMode, kBlocks, kGroups, true>(weights, x, block, num_tiles, part);
+  } else {
+    multiply_block<kMode, kBlocks, kGroups, false>(weights, x, block, num_tiles, part);
+  }
+}
+
 /// An 8 x 8 matrix of 16-bit elements, transposed among the lanes.
 __device__ inline uint32_t transposed(uint32_t word) {
   uint32_t result;
@@ -306,11 +320,7 @@ __global__ void __launch_bounds__(kThreads, 2)
       float scales[kGroups][4];
       load_scales<kMode, kGroups>(args, m, expert.scales, first + warp_row, block, scales);
       float part[2 * kGroups][kTokenTiles][4] = {};
-      if (num_tiles == kTokenTiles) {
-        multiply_block<kMode, kBlocks, kGroups, true>(weights, x, block, num_tiles, part);
-      } else {
-        multiply_block<kMode, kBlocks, kGroups, false>(weights, x, block, num_tiles, part);
-      }
+      multiply_any<kMode, kBlocks, kGroups>(weights, x, block, num_tiles, part);
 #pragma unroll
       for (int32_t i = 0; i < 2 * kGroups; ++i) {
 #pragma unroll
