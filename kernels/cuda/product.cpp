@@ -307,6 +307,7 @@ void CudaOps::run_expert_product(ProductArgs args,
         slots - (chosen.has_shared ? 1 : 0),
         slots,
         chosen.first_expert,
+        chosen.token_begin * slots,
         num_entries};
     launch_product(args, mode, is_pair, {tile_rows, num_entries}, num_entries, stream);
     return;

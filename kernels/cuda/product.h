@@ -36,6 +36,7 @@ struct ChosenRows {
   int32_t top_k = 0;
   int32_t slots = 0;  ///< top_k, and one for the shared expert
   int32_t first_expert = 0;
+  int32_t entry_begin = 0;  ///< number of entry 0 in x and out
   int32_t num_entries = 0;
 };
 

@@ -314,7 +314,7 @@ __device__ RowTile find_tile(const ProductArgs& args,
   const int32_t place = rank - search.rank;
   const bool is_mine = mine >= 0 && mine == search.expert && place >= 0 && place < kTokens;
   if (is_mine) {
-    entries[place] = i;
+    entries[place] = chosen.entry_begin + i;
   }
   const int32_t count = __syncthreads_count(is_mine ? 1 : 0);
   return RowTile{search.expert, 0, count, 0};
@@ -331,11 +331,79 @@ struct SkinnyDepth {
                                                                                         : 3;
 };
 
+/// Where a block of threads reads its weights and x.
+template <ProductMode kMode, bool kPair, int32_t kTiles>
+struct SkinnySource {
+  using Stage = SkinnyStage<kMode, kTiles>;
+
+  const ProductArgs& args;
+  const DeviceMatrix& matrix;
+  const std::byte* data;
+  int32_t first_strip;
+  const std::byte* tokens[kTiles] = {};  ///< a lane's row of each tile; null = none
+
+  __device__ SkinnySource(const ProductArgs& product, const SkinnyShape& shape, int32_t expert)
+      : args(product),
+        matrix(matrix_of(product, expert)),
+        data(expert_matrix(product, expert).data),
+        first_strip(static_cast<int32_t>(blockIdx.x) * shape.strips) {}
+
+  /// `found`: the tile's entries, or null where they are listed.
+  __device__ void find_tokens(const RowTile& tile, const int32_t* found) {
+    const int32_t g = threadIdx.x % 32 / 4;
+#pragma unroll
+    for (int32_t i = 0; i < kTiles; ++i) {
+      if (i * 8 + g < tile.count) {
+        const int32_t entry =
+            found != nullptr ? found[i * 8 + g] : entry_of(args, tile.begin + i * 8 + g);
+        tokens[i] =
+            args.x.data + x_row_of(args, entry) * args.x.stride * MmaTraits<kMode>::kXSize;
+      }
+    }
+  }
+
+  __device__ void load_weights(Stage& stage, const SkinnyCursor& at) const {
+    stage.template load_weights<kPair>(
+        args, data, matrix.row_bytes, first_strip + at.strip, at.block);
+  }
+
+  __device__ void load_x(Stage& stage, const SkinnyCursor& at) const {
+    stage.load_x(tokens, at.block, matrix.columns * MmaTraits<kMode>::kXSize);
+  }
+};
+
+/// All k blocks of a warp: `stages` hold its first ones, `ahead` is the one after those.
+template <ProductMode kMode, bool kPair, int32_t kTiles, int32_t kAhead>
+__device__ __forceinline__ void multiply_blocks(const SkinnySource<kMode, kPair, kTiles>& source,
+                                                const SkinnyShape& shape,
+                                                const SkinnyShared<kMode, kTiles>& shared,
+                                                int32_t num_tiles,
+                                                SkinnyCursor ahead,
+                                                SkinnyStage<kMode, kTiles> (&stages)[kAhead]) {
+  SkinnyCursor at(shape);
+  while (at.is_there(shape)) {
+#pragma unroll
+    for (int32_t s = 0; s < kAhead; ++s) {
+      if (at.is_there(shape)) {
+        multiply_block<kMode, kTiles>(
+            stages[s],
+            num_tiles,
+            shared.sums + (at.strip * shape.num_blocks + at.block) * shared.kBlockFloats);
+        at.advance(shape);
+        if (ahead.is_there(shape)) {
+          source.load_weights(stages[s], ahead);
+          source.load_x(stages[s], ahead);
+          ahead.advance(shape);
+        }
+      }
+    }
+  }
+}
+
 template <ProductMode kMode, bool kPair, int32_t kTiles, bool kDeep>
 __global__ void __launch_bounds__(kThreads, SkinnyDepth<kMode, kTiles, kDeep>::kBlocks)
     skinny_kernel(const __grid_constant__ ProductArgs args,
                   const __grid_constant__ SkinnyShape shape) {
-  using Traits = MmaTraits<kMode>;
   constexpr int32_t kTokens = kTiles * 8;
   constexpr int32_t kAhead = SkinnyDepth<kMode, kTiles, kDeep>::kAhead;
   extern __shared__ float memory[];
@@ -355,40 +423,25 @@ __global__ void __launch_bounds__(kThreads, SkinnyDepth<kMode, kTiles, kDeep>::k
     return;
   }
   const SkinnyShared<kMode, kTiles> shared(memory, shape);
-  const int32_t g = threadIdx.x % 32 / 4;
-  const DeviceMatrix& m = matrix_of(args, tile.expert);
-  const std::byte* data = expert_matrix(args, tile.expert).data;
-  const int32_t first_strip = static_cast<int32_t>(blockIdx.x) * shape.strips;
+  SkinnySource<kMode, kPair, kTiles> source(args, shape, tile.expert);
   SkinnyStage<kMode, kTiles> stages[kAhead];
   SkinnyCursor ahead(shape);
 #pragma unroll
   for (int32_t s = 0; s < kAhead; ++s) {
     if (ahead.is_there(shape)) {
-      stages[s].template load_weights<kPair>(
-          args, data, m.row_bytes, first_strip + ahead.strip, ahead.block);
+      source.load_weights(stages[s], ahead);
       ahead.advance(shape);
     }
   }
   if (is_dense) {
     wait_for_previous();
   }
-  const std::byte* tokens[kTiles];
-#pragma unroll
-  for (int32_t i = 0; i < kTiles; ++i) {
-    tokens[i] = nullptr;
-    if (i * 8 + g < tile.count) {
-      const int32_t entry =
-          is_searched ? entries[i * 8 + g] : entry_of(args, tile.begin + i * 8 + g);
-      tokens[i] = args.x.data + x_row_of(args, entry) * args.x.stride * Traits::kXSize;
-    }
-  }
-  const int32_t x_bytes = m.columns * Traits::kXSize;
-  SkinnyCursor at(shape);
-  ahead = at;
+  source.find_tokens(tile, is_searched ? entries : nullptr);
+  ahead = SkinnyCursor(shape);
 #pragma unroll
   for (int32_t s = 0; s < kAhead; ++s) {
     if (ahead.is_there(shape)) {
-      stages[s].load_x(tokens, ahead.block, x_bytes);
+      source.load_x(stages[s], ahead);
       ahead.advance(shape);
     }
   }
@@ -396,25 +449,8 @@ __global__ void __launch_bounds__(kThreads, SkinnyDepth<kMode, kTiles, kDeep>::k
   if (!is_searched && threadIdx.x < tile.count) {
     entries[threadIdx.x] = entry_of(args, tile.begin + static_cast<int32_t>(threadIdx.x));
   }
-  const int32_t num_tiles = (tile.count + 7) / 8;
-  while (at.is_there(shape)) {
-#pragma unroll
-    for (int32_t s = 0; s < kAhead; ++s) {
-      if (at.is_there(shape)) {
-        multiply_block<kMode, kTiles>(
-            stages[s],
-            num_tiles,
-            shared.sums + (at.strip * shape.num_blocks + at.block) * shared.kBlockFloats);
-        at.advance(shape);
-        if (ahead.is_there(shape)) {
-          stages[s].template load_weights<kPair>(
-              args, data, m.row_bytes, first_strip + ahead.strip, ahead.block);
-          stages[s].load_x(tokens, ahead.block, x_bytes);
-          ahead.advance(shape);
-        }
-      }
-    }
-  }
+  multiply_blocks<kMode, kPair, kTiles, kAhead>(
+      source, shape, shared, (tile.count + 7) / 8, ahead, stages);
   __syncthreads();
   if constexpr (kMode == ProductMode::fp8) {
     load_x_scales<kMode, kTiles>(args, shape, tile.count, entries, shared);
