@@ -107,27 +107,31 @@ struct LatentParams {
   int64_t latents;
   int64_t rope;
   float eps;
+  int32_t num_groups;  ///< of 128 columns of both latents
+  int32_t num_tokens;
 };
 
 /// A warp's 128 columns of one of the two latents; lane i has columns column + 4 i + j.
 struct LatentGroup {
-  ConstPlainMatrix values;
-  ConstPlainMatrix weight;
-  int64_t column;
-  int64_t columns;
   bool is_query;
+  int32_t column;
+  int32_t columns;  ///< of the latent
 
   __device__ LatentGroup(const LatentParams& p, int32_t index) {
     const auto query_groups = static_cast<int32_t>((p.q_rank + kQuantGroup - 1) / kQuantGroup);
     is_query = index < query_groups;
-    values = is_query ? p.q : p.kv;
-    weight = is_query ? p.q_weight : p.kv_weight;
-    columns = is_query ? p.q_rank : p.latents;
-    column = (is_query ? index : index - query_groups) * kQuantGroup;
+    columns = static_cast<int32_t>(is_query ? p.q_rank : p.latents);
+    column = (is_query ? index : index - query_groups) * static_cast<int32_t>(kQuantGroup);
   }
 
-  __device__ void load(const ConstPlainMatrix& from, int64_t row, float (&out)[4]) const {
-    load_quad(from, row, column + threadIdx.x % 32 * 4, columns, out);
+  __device__ int32_t mine() const { return column + static_cast<int32_t>(threadIdx.x) % 32 * 4; }
+
+  __device__ void load_values(const LatentParams& p, int64_t m, float (&out)[4]) const {
+    load_quad(is_query ? p.q : p.kv, m, mine(), columns, out);
+  }
+
+  __device__ void load_weights(const LatentParams& p, float (&out)[4]) const {
+    load_quad(is_query ? p.q_weight : p.kv_weight, 0, mine(), columns, out);
   }
 };
 
@@ -159,32 +163,13 @@ __device__ void write_rope(const LatentParams& p, int64_t m, int64_t position, s
   }
 }
 
-/// 1 / sqrt(mean(x^2) + eps) of the query's latent and of the cached one.
-struct NormFactors {
-  float query;
-  float cached;
-};
-
-/// From each lane's sums of squares, warps in ascending order.
-__device__ NormFactors norm_factors(const LatentParams& p,
-                                    float query_squares,
-                                    float cached_squares) {
-  __shared__ float partial[2][kLatentWarps];
-  const float query = warp_sum(query_squares);
-  const float cached = warp_sum(cached_squares);
-  if (threadIdx.x % 32 == 0) {
-    partial[0][threadIdx.x / 32] = query;
-    partial[1][threadIdx.x / 32] = cached;
+/// 1 / sqrt(mean(x^2) + eps) from the warps' sums of squares, in ascending order.
+__device__ float norm_factor(const LatentParams& p, const float* squares, int64_t count) {
+  float total = 0.0F;
+  for (uint32_t w = 0; w < blockDim.x / 32; ++w) {
+    total += squares[w];
   }
-  __syncthreads();
-  const auto factor = [&](const float* sums, int64_t count) {
-    float total = 0.0F;
-    for (uint32_t w = 0; w < blockDim.x / 32; ++w) {
-      total += sums[w];
-    }
-    return __fdiv_rn(1.0F, __fsqrt_rn(__fdiv_rn(total, static_cast<float>(count)) + p.eps));
-  };
-  return {factor(partial[0], p.q_rank), factor(partial[1], p.latents)};
+  return __fdiv_rn(1.0F, __fsqrt_rn(__fdiv_rn(total, static_cast<float>(count)) + p.eps));
 }
 
 __device__ void store_latents(const LatentParams& p,
@@ -199,61 +184,94 @@ __device__ void store_latents(const LatentParams& p,
   } else if (p.kv_type == DType::f8_e4m3) {
     store_latent_group(record, p.scales_at, group.column, group.columns, values);
   } else {
-    const int64_t column = group.column + threadIdx.x % 32 * 4;
-    store_quad({record, 0, p.kv_type == DType::bf16}, 0, column, group.columns, values);
+    const PlainMatrix out{record, 0, p.kv_type == DType::bf16};
+    store_quad(out, 0, group.mine(), group.columns, values);
   }
 }
 
-/// blockDim.x = 32 times the groups of both latents, at most kLatentWarps; a warp's groups past its
-/// first are read twice.
-__global__ void __launch_bounds__(kLatentWarps * 32) latent_write_kernel(LatentParams p,
-                                                                         int32_t num_groups) {
-  const int64_t m = blockIdx.x;
+/// A warp's sums of squares of token m, of the query's latent and the cached one; `kept` are the
+/// values of its first group.
+__device__ void sum_squares(const LatentParams& p,
+                            int64_t m,
+                            const float (&kept)[4],
+                            float (&partial)[2][kLatentWarps]) {
   const int32_t warp = threadIdx.x / 32;
   const auto warps = static_cast<int32_t>(blockDim.x) / 32;
-  const LatentGroup first(p, warp);
-  float weights[4] = {};
-  first.load(first.weight, 0, weights);
-  wait_for_previous();
-  let_next_start();
-  const int64_t position = p.geometry.positions[m];
-  float kept[4] = {};
-  first.load(first.values, m, kept);
-  float query_squares = 0.0F;
-  float cached_squares = 0.0F;
-  for (int32_t index = warp; index < num_groups; index += warps) {
+  float query = 0.0F;
+  float cached = 0.0F;
+  for (int32_t index = warp; index < p.num_groups; index += warps) {
     const LatentGroup group(p, index);
     float values[4] = {kept[0], kept[1], kept[2], kept[3]};
     if (index != warp) {
       values[0] = values[1] = values[2] = values[3] = 0.0F;
-      group.load(group.values, m, values);
+      group.load_values(p, m, values);
     }
     float sum = 0.0F;
 #pragma unroll
     for (int32_t j = 0; j < 4; ++j) {
       sum = fmaf(values[j], values[j], sum);
     }
-    query_squares += group.is_query ? sum : 0.0F;
-    cached_squares += group.is_query ? 0.0F : sum;
+    query += group.is_query ? sum : 0.0F;
+    cached += group.is_query ? 0.0F : sum;
   }
-  std::byte* record = record_of(p, m, position);
-  if (warp == warps - 1 && record != nullptr) {
-    write_rope(p, m, position, record);
+  query = warp_sum(query);
+  cached = warp_sum(cached);
+  if (threadIdx.x % 32 == 0) {
+    partial[0][warp] = query;
+    partial[1][warp] = cached;
   }
-  const NormFactors factors = norm_factors(p, query_squares, cached_squares);
-  for (int32_t index = warp; index < num_groups; index += warps) {
-    const LatentGroup group(p, index);
-    if (index != warp) {
-      group.load(group.values, m, kept);
-      group.load(group.weight, 0, weights);
+}
+
+/// Blocks take tokens in turn and read the next one's first groups ahead. blockDim.x = 32 times the
+/// groups of both latents, at most kLatentWarps; a warp's groups past its first are read twice.
+__global__ void __launch_bounds__(kLatentWarps * 32, 2) latent_write_kernel(LatentParams p) {
+  __shared__ float partial[2][2][kLatentWarps];  // of this token and the one before
+  const int32_t warp = threadIdx.x / 32;
+  const auto warps = static_cast<int32_t>(blockDim.x) / 32;
+  const LatentGroup first(p, warp);
+  float first_weights[4] = {};
+  first.load_weights(p, first_weights);
+  wait_for_previous();
+  let_next_start();
+  float kept[4] = {};
+  first.load_values(p, blockIdx.x, kept);
+  int64_t position = p.geometry.positions[blockIdx.x];
+  int32_t turn = 0;
+  for (int64_t m = blockIdx.x; m < p.num_tokens; m += gridDim.x, turn ^= 1) {
+    const int64_t next = m + gridDim.x;
+    float following[4] = {};
+    int64_t next_position = -1;
+    if (next < p.num_tokens) {
+      first.load_values(p, next, following);
+      next_position = p.geometry.positions[next];
     }
-    const float factor = group.is_query ? factors.query : factors.cached;
-    float values[4];
+    std::byte* record = record_of(p, m, position);
+    if (warp == warps - 1 && record != nullptr) {
+      write_rope(p, m, position, record);
+    }
+    sum_squares(p, m, kept, partial[turn]);
+    __syncthreads();
+    for (int32_t index = warp; index < p.num_groups; index += warps) {
+      const LatentGroup group(p, index);
+      float values[4] = {kept[0], kept[1], kept[2], kept[3]};
+      float weights[4] = {
+          first_weights[0], first_weights[1], first_weights[2], first_weights[3]};
+      if (index != warp) {
+        group.load_values(p, m, values);
+        group.load_weights(p, weights);
+      }
+      const float factor = norm_factor(p, partial[turn][group.is_query ? 0 : 1], group.columns);
+#pragma unroll
+      for (int32_t j = 0; j < 4; ++j) {
+        values[j] = values[j] * factor * weights[j];
+      }
+      store_latents(p, group, m, record, values);
+    }
 #pragma unroll
     for (int32_t j = 0; j < 4; ++j) {
-      values[j] = kept[j] * factor * weights[j];
+      kept[j] = following[j];
     }
-    store_latents(p, group, m, record, values);
+    position = next_position;
   }
 }
 
@@ -354,15 +372,17 @@ void CudaOps::latent_write(const LatentWriteArgs& args, Stream& stream) {
     p.rope_at = record.rope_at();
     p.kv_type = record.dtype;
     p.eps = args.eps;
-    const int32_t groups = blocks_for(p.q_rank, kQuantGroup) + blocks_for(p.latents, kQuantGroup);
-    const int32_t warps = std::min(groups, kLatentWarps);
-    launch_early(latent_write_kernel,
-                 dim3(static_cast<uint32_t>(tokens)),
-                 dim3(static_cast<uint32_t>(warps * 32)),
-                 0,
-                 handle,
-                 p,
-                 groups);
+    p.num_groups = blocks_for(p.q_rank, kQuantGroup) + blocks_for(p.latents, kQuantGroup);
+    p.num_tokens = tokens;
+    const int32_t warps = std::min(p.num_groups, kLatentWarps);
+    constexpr int32_t kBlocksEach = 2;  // that a multiprocessor holds
+    launch_early(
+        latent_write_kernel,
+        dim3(static_cast<uint32_t>(std::min(tokens, kBlocksEach * device_.num_multiprocessors))),
+        dim3(static_cast<uint32_t>(warps * 32)),
+        0,
+        handle,
+        p);
   }
   end("latent_write", handle);
 }
