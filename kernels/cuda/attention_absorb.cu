@@ -118,6 +118,7 @@ constexpr int32_t kColumnWarps = kValue / 16;
 constexpr int32_t kDepthParts = kMergeThreads / 32 / kColumnWarps;  ///< of W_UV's contraction
 constexpr int32_t kDepth = kLatents / kDepthParts;
 constexpr int32_t kSplitsPerLane = kMostSplits / 32;
+constexpr int32_t kManyRows = 4;
 static_assert(kMergeThreads == kLatents && kDepthParts == 2 && kMostSplits % 32 == 0);
 
 /// Of kRows tokens of one head; cut by page, of one.
@@ -248,6 +249,26 @@ __device__ void sum_splits(const DecodeParams& p,
   s.sums[r][group][quad] = sum;
 }
 
+/// The second eight warps' products are added to the first's.
+template <int32_t kRows, bool kByPage>
+__device__ void add_halves(float (&c)[2][4], MergeShared<kRows, kByPage>& s) {
+  const int32_t at = threadIdx.x % (kColumnWarps * 32);
+  const bool is_first = threadIdx.x < kColumnWarps * 32;
+#pragma unroll
+  for (int32_t i = 0; i < 4; ++i) {
+    if (!is_first) {
+      s.products[i / 2][i % 2][at] = c[i / 2][i % 2];
+    }
+  }
+  __syncthreads();
+#pragma unroll
+  for (int32_t i = 0; i < 4; ++i) {
+    if (is_first) {
+      c[i / 2][i % 2] += s.products[i / 2][i % 2][at];
+    }
+  }
+}
+
 /// The product's rows g, which the first eight warps hold, to out.
 template <int32_t kRows, bool kByPage>
 __device__ void store_rows(const DecodeParams& p,
@@ -296,10 +317,13 @@ __device__ void store_rows(const DecodeParams& p,
 }
 
 /// Grid (heads, tokens / kRows): warp w gives values 16 (w % 8).. of the rows from half w / 8 of
-/// the latents, and the halves are added.
+/// the latents, and the halves are added. Where blocks are many, two share a multiprocessor rather
+/// than hold their weights from the start.
 template <int32_t kRows, bool kByPage>
-__global__ void __launch_bounds__(kMergeThreads, 1) merge_kernel(DecodeParams p) {
+__global__ void __launch_bounds__(kMergeThreads, kRows < kManyRows ? 1 : 2)
+    merge_kernel(DecodeParams p) {
   static_assert(kRows <= 8 && (kRows == 1 || !kByPage));
+  constexpr int32_t kHeld = kRows < kManyRows ? kDepth : kDepth / 4;  ///< latents of weights
   extern __shared__ __align__(16) std::byte memory[];
   auto& s = *reinterpret_cast<MergeShared<kRows, kByPage>*>(memory);
   const int64_t head = blockIdx.x;
@@ -310,8 +334,11 @@ __global__ void __launch_bounds__(kMergeThreads, 1) merge_kernel(DecodeParams p)
   const int32_t i = lane % 4;
   const int32_t column = warp % kColumnWarps * 16;
   const int32_t depth = warp / kColumnWarps * kDepth + 8 * i;
-  WeightFragments<kDepth / 32> weights;
-  weights.load(p.kv_b + (head * kSlab + kNope + column + g) * kLatents + depth, kLatents);
+  const uint16_t* weight = p.kv_b + (head * kSlab + kNope + column + g) * kLatents + depth;
+  WeightFragments<kHeld / 32> weights;
+  if constexpr (kHeld == kDepth) {
+    weights.load(weight, kLatents);
+  }
   wait_for_previous();
   let_next_start();
   const int32_t left = p.tokens.count - first;
@@ -345,22 +372,15 @@ __global__ void __launch_bounds__(kMergeThreads, 1) merge_kernel(DecodeParams p)
   }
   __syncthreads();
   float c[2][4] = {};
-  weights.multiply(c, g < num_rows ? &s.latents[g][depth] : nullptr, nullptr);
-  if (warp >= kColumnWarps) {
+  const uint16_t* row = &s.latents[g < num_rows ? g : 0][depth];  // others' products are not stored
 #pragma unroll
-    for (int32_t t = 0; t < 2; ++t) {
-      s.products[t][0][threadIdx.x % (kColumnWarps * 32)] = c[t][0];
-      s.products[t][1][threadIdx.x % (kColumnWarps * 32)] = c[t][1];
+  for (int32_t done = 0; done < kDepth; done += kHeld) {
+    if constexpr (kHeld < kDepth) {
+      weights.load(weight + done, kLatents);
     }
+    weights.multiply(c, row + done, nullptr);
   }
-  __syncthreads();
-  if (warp < kColumnWarps) {
-#pragma unroll
-    for (int32_t t = 0; t < 2; ++t) {
-      c[t][0] += s.products[t][0][threadIdx.x];
-      c[t][1] += s.products[t][1][threadIdx.x];
-    }
-  }
+  add_halves(c, s);
   store_rows(p, c, head, first, num_rows, s);
 }
 
@@ -402,7 +422,7 @@ void launch_merge(const DecodeParams& p, cudaStream_t stream) {
   } else if (rows <= 2 * int64_t{p.num_multiprocessors}) {
     launch_merge_of<2, false>(p, stream);
   } else {
-    launch_merge_of<4, false>(p, stream);
+    launch_merge_of<kManyRows, false>(p, stream);
   }
 }
 
