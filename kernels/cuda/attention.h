@@ -114,10 +114,15 @@ struct PromptParams {
   int32_t heads = 0;
   int32_t first_head = 0;  ///< the group of heads of this launch
   int32_t num_heads = 0;
-  uint16_t* kv = nullptr;  ///< [pages of rows][num_heads][64][256]: keys without rope, values
+  bool has_images = false;  ///< of kv, for the sm_90a kernel
+  /// [pages of rows][num_heads][64][256]: keys without rope, values; or [..][..][kImageSize].
+  uint16_t* kv = nullptr;
 };
 
 void launch_prompt(const PromptParams& params, cudaStream_t stream);
+/// Its kernels on sm_90a.
+void launch_hopper_project(const PromptParams& params, cudaStream_t stream);
+void launch_hopper_attend(const PromptParams& params, cudaStream_t stream);
 
 /// Any sizes and plain formats, float32 throughout.
 struct GenericParams {

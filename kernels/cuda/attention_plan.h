@@ -23,7 +23,7 @@ inline constexpr int32_t kWidth = kLatents + kRope;
 inline constexpr int32_t kHeadDim = kNope + kRope;
 inline constexpr int32_t kSlab = kNope + kValue;  ///< rows of kv_b of one head
 
-inline constexpr int32_t kQueryTile = 64;  ///< prompt queries of one block
+inline constexpr int32_t kQueryTile = 128;  ///< prompt queries that are planned together
 
 constexpr int32_t pages_of(int32_t tokens) {
   return (tokens + kKvPageTokens - 1) / kKvPageTokens;
@@ -70,6 +70,13 @@ constexpr int32_t split_begin(int32_t tokens, int32_t index) {
 constexpr int32_t swizzled(int32_t row, int32_t chunk, int32_t row_bytes) {
   return row * row_bytes + ((chunk ^ (row & 7)) << 4);
 }
+
+/// A page's keys and values of one head as the sm_90a kernel copies them into shared memory, lines
+/// of 64 elements whose chunks are permuted by the line (swizzled with rows of 128 bytes): three
+/// tiles of 64 tokens, features 0-63, 64-127 and rope, then 128 lines of values over the 64 tokens.
+inline constexpr int32_t kImageTile = kKvPageTokens * 64;  ///< elements
+inline constexpr int32_t kImageValues = 3 * kImageTile;    ///< where values begin
+inline constexpr int32_t kImageSize = kImageValues + kValue * kKvPageTokens;
 
 /// Index of the range of `begins` [count + 1] that holds `item`; ranges may be empty.
 template <class Int>

@@ -5,12 +5,16 @@
 //   attend   64 queries of one head over all pages that they see, page by page from position 0,
 //            with a running softmax per query
 //
+// sm_90a has its own of both: attention_project_hopper.cu and attention_prompt_hopper.cu.
+//
 // FP8 latents become bf16, exactly, on their way to project's tiles; attend reads the rope part,
 // which is bf16 in either format. A query's sums do not depend on its neighbours in the tile: pages
 // that it does not see add zeros.
 #include "attention.h"
+#include "attention_project.cuh"
+#include "attention_prompt.cuh"
 #include "device_math.cuh"
-#include "kv_latents.cuh"
+#include "launch.cuh"
 #include "mma.cuh"
 
 namespace hadal::cuda {
@@ -19,93 +23,15 @@ namespace {
 
 constexpr float kLog2e = 1.4426950408889634F;
 
-__device__ int32_t row_length(const StepView& step, int32_t row) {
-  return step.positions[step.row_offsets[row + 1] - 1] + 1;
-}
-
 // ---- project: [64 tokens, 512] x [128 rows of kv_b, 512]^T --------------------------------------
 
-constexpr int32_t kProjectThreads = 256;
-constexpr int32_t kProjectDepth = 64;  ///< features of a stage
-constexpr int32_t kProjectStages = 3;
-constexpr int32_t kProjectSteps = kLatents / kProjectDepth;
-constexpr int32_t kProjectColumns = 128;
-constexpr int32_t kDepthBytes = kProjectDepth * 2;  // one 128-byte line
-constexpr int32_t kDepthChunks = kDepthBytes / 16;
-
 struct ProjectShared {
-  alignas(128) std::byte latents[kProjectStages][kKvPageTokens * kDepthBytes];
+  alignas(128) std::byte latents[kProjectStages][kPageLatentBytes];
   alignas(128) std::byte weights[kProjectStages][kProjectColumns * kDepthBytes];
 };
 
-struct ProjectTile {
-  const std::byte* records;  ///< of the page's first token
-  const uint16_t* weights;   ///< [128][512]
-  int32_t count;             ///< tokens of the page that hold something
-};
-
-__device__ inline void load_latents(const ProjectTile& tile, int32_t step, ProjectShared& s) {
-  const uint32_t latents = shared_address(s.latents[step % kProjectStages]);
-#pragma unroll
-  for (int32_t j = 0; j < kKvPageTokens * kDepthChunks / kProjectThreads; ++j) {
-    const int32_t index = static_cast<int32_t>(threadIdx.x) + j * kProjectThreads;
-    const int32_t row = index / kDepthChunks;
-    const int32_t chunk = index % kDepthChunks;
-    copy_async(latents + swizzled(row, chunk, kDepthBytes),
-               tile.records + row * kWidth * 2 + step * kDepthBytes + chunk * 16,
-               row < tile.count);
-  }
-}
-
-/// Sixteen FP8 codes of a step, thread t of token t / 4: a stage is 64 tokens x 64 codes.
-__device__ inline CodeChunk fetch_latents(const ProjectTile& tile, int32_t step) {
-  static_assert(kKvPageTokens * kProjectDepth / 16 == kProjectThreads);
-  const int32_t row = static_cast<int32_t>(threadIdx.x) / 4;
-  const int32_t chunk = step * (kProjectDepth / 16) + static_cast<int32_t>(threadIdx.x) % 4;
-  return load_codes(tile.records + row * kFp8RecordBytes, chunk, row < tile.count);
-}
-
-__device__ inline void store_latents(const CodeChunk& codes, int32_t step, ProjectShared& s) {
-  const int32_t row = static_cast<int32_t>(threadIdx.x) / 4;
-  const int32_t chunk = static_cast<int32_t>(threadIdx.x) % 4 * 2;
-  store_codes(codes, s.latents[step % kProjectStages], row, chunk, kDepthBytes, false);
-}
-
-__device__ inline void load_weights(const ProjectTile& tile, int32_t step, ProjectShared& s) {
-  const uint32_t weights = shared_address(s.weights[step % kProjectStages]);
-  const int32_t depth = step * kProjectDepth;
-#pragma unroll
-  for (int32_t j = 0; j < kProjectColumns * kDepthChunks / kProjectThreads; ++j) {
-    const int32_t index = static_cast<int32_t>(threadIdx.x) + j * kProjectThreads;
-    const int32_t row = index / kDepthChunks;
-    const int32_t chunk = index % kDepthChunks;
-    copy_async(weights + swizzled(row, chunk, kDepthBytes),
-               tile.weights + static_cast<int64_t>(row) * kLatents + depth + chunk * 8,
-               true);
-  }
-}
-
-/// The page and the rows of kv_b of this block; count 0 = none.
-__device__ inline ProjectTile find_project_tile(const PromptParams& p) {
-  const StepSchedule& schedule = p.rows.schedule;
-  const int32_t packed = schedule.page_begin[p.rows.begin] + static_cast<int32_t>(blockIdx.y);
-  if (packed >= schedule.page_begin[p.rows.end]) {
-    return {nullptr, nullptr, 0};
-  }
-  const int32_t prompt = range_of(schedule.page_begin, p.step.num_prompt_rows, packed);
-  const int64_t row = schedule.prompt_rows[prompt];
-  const int32_t page_index = packed - schedule.page_begin[prompt];
-  const int64_t page = p.step.page_table[row * p.step.table_stride + page_index];
-  const int64_t head = p.first_head + static_cast<int32_t>(blockIdx.x) / 2;
-  const int32_t half = static_cast<int32_t>(blockIdx.x) % 2;
-  const int32_t left = row_length(p.step, static_cast<int32_t>(row)) - page_index * kKvPageTokens;
-  return {p.step.pages + page * p.step.page_bytes,
-          p.kv_b + (head * kSlab + half * kNope) * kLatents,
-          left < kKvPageTokens ? left : kKvPageTokens};
-}
-
-/// One stage: the warp adds to its 32 tokens (from `tokens`) x 32 columns (from `columns`).
-__device__ inline void project_stage(
+/// One step: the warp adds to its 32 tokens (from `tokens`) x 32 columns (from `columns`).
+__device__ inline void project_step(
     uint32_t latents, uint32_t weights, int32_t tokens, int32_t columns, float (&c)[2][4][4]) {
   const int32_t lane = threadIdx.x % 32;
 #pragma unroll
@@ -138,7 +64,11 @@ template <bool kFp8>
 __global__ void __launch_bounds__(kProjectThreads) project_kernel(PromptParams p) {
   extern __shared__ __align__(128) std::byte memory[];
   auto& s = *reinterpret_cast<ProjectShared*>(memory);
-  const ProjectTile tile = find_project_tile(p);
+  wait_for_previous();
+  let_next_start();
+  const int32_t half = static_cast<int32_t>(blockIdx.x) % 2;
+  const ProjectTile tile = find_project_tile(
+      p, static_cast<int32_t>(blockIdx.y), static_cast<int32_t>(blockIdx.x) / 2, half);
   if (tile.count == 0) {
     return;
   }
@@ -146,11 +76,11 @@ __global__ void __launch_bounds__(kProjectThreads) project_kernel(PromptParams p
 #pragma unroll
   for (int32_t step = 0; step < kAhead; ++step) {
     if constexpr (kFp8) {
-      store_latents(fetch_latents(tile, step), step, s);
+      store_latents(fetch_latents(tile, step), s.latents[step]);
     } else {
-      load_latents(tile, step, s);
+      load_latents(tile, step, shared_address(s.latents[step]));
     }
-    load_weights(tile, step, s);
+    load_weights(tile, step, shared_address(s.weights[step]));
     commit_copies();
   }
   [[maybe_unused]] CodeChunk codes;
@@ -166,12 +96,13 @@ __global__ void __launch_bounds__(kProjectThreads) project_kernel(PromptParams p
     wait_copies<kAhead - 1>();
     __syncthreads();
     if (step + kAhead < kProjectSteps) {
+      const int32_t stage = (step + kAhead) % kProjectStages;
       if constexpr (kFp8) {
-        store_latents(codes, step + kAhead, s);
+        store_latents(codes, s.latents[stage]);
       } else {
-        load_latents(tile, step + kAhead, s);
+        load_latents(tile, step + kAhead, shared_address(s.latents[stage]));
       }
-      load_weights(tile, step + kAhead, s);
+      load_weights(tile, step + kAhead, shared_address(s.weights[stage]));
     }
     commit_copies();
     if constexpr (kFp8) {
@@ -179,14 +110,13 @@ __global__ void __launch_bounds__(kProjectThreads) project_kernel(PromptParams p
         codes = fetch_latents(tile, step + kAhead + 1);
       }
     }
-    project_stage(shared_address(s.latents[step % kProjectStages]),
-                  shared_address(s.weights[step % kProjectStages]),
-                  tokens,
-                  columns,
-                  c);
+    project_step(shared_address(s.latents[step % kProjectStages]),
+                 shared_address(s.weights[step % kProjectStages]),
+                 tokens,
+                 columns,
+                 c);
   }
-  const int64_t page = static_cast<int64_t>(blockIdx.y) * p.num_heads + blockIdx.x / 2;
-  uint16_t* out = p.kv + page * kKvPageTokens * kSlab + blockIdx.x % 2 * kNope;
+  uint16_t* out = tile.out + half * kNope;
 #pragma unroll
   for (int32_t m = 0; m < 2; ++m) {
 #pragma unroll
@@ -204,6 +134,8 @@ __global__ void __launch_bounds__(kProjectThreads) project_kernel(PromptParams p
 // ---- attend -------------------------------------------------------------------------------------
 
 constexpr int32_t kThreads = 128;
+constexpr int32_t kQueries = kThreads / 32 * 16;
+constexpr int32_t kParts = kQueryTile / kQueries;  ///< blocks of a tile of queries
 constexpr int32_t kKeys = kKvPageTokens;
 constexpr int32_t kKeyBytes = kHeadDim * 2;     // 384: three lines
 constexpr int32_t kKeyChunks = kKeyBytes / 16;  // 24, the last 8 are rope
@@ -212,7 +144,7 @@ constexpr int32_t kValueBytes = kValue * 2;
 constexpr int32_t kValueChunks = kValueBytes / 16;
 
 struct AttendShared {
-  alignas(128) std::byte queries[kQueryTile * kKeyBytes];
+  alignas(128) std::byte queries[kQueries * kKeyBytes];
   alignas(128) std::byte keys[2][kKeys * kKeyBytes];
   alignas(128) std::byte values[2][kKeys * kValueBytes];
 };
@@ -348,78 +280,16 @@ __device__ inline void attend_tile(const uint32_t (&q)[12][4],
   }
 }
 
-/// A head's 128 values are one quantisation group, and four lanes hold a query's.
-__device__ inline void store_queries(const PromptParams& p,
-                                     const float (&out)[16][4],
-                                     const Running& running,
-                                     int64_t token,
-                                     int32_t num_queries,
-                                     int64_t head) {
-  const int32_t lane = threadIdx.x % 32;
-  const int32_t i = lane % 4;
-#pragma unroll
-  for (int32_t h = 0; h < 2; ++h) {
-    const int32_t query = static_cast<int32_t>(threadIdx.x) / 32 * 16 + lane / 4 + 8 * h;
-    float values[16][2];
-    float amax = 0.0F;
-#pragma unroll
-    for (int32_t n = 0; n < 16; ++n) {
-#pragma unroll
-      for (int32_t e = 0; e < 2; ++e) {
-        values[n][e] = out[n][2 * h + e] / running.total[h];
-        amax = fmaxf(amax, fabsf(values[n][e]));
-      }
-    }
-    amax = fmaxf(amax, __shfl_xor_sync(kFullMask, amax, 1));
-    amax = fmaxf(amax, __shfl_xor_sync(kFullMask, amax, 2));
-    if (query >= num_queries) {
-      continue;
-    }
-    const float scale = p.out.format == ActFormat::e4m3 ? scale_of_amax(amax) : 1.0F;
-    if (p.out.format == ActFormat::e4m3 && i == 0) {
-      store_scale(p.out, token + query, head, scale);
-    }
-#pragma unroll
-    for (int32_t n = 0; n < 16; ++n) {
-      const int64_t at = head * kValue + 8 * n + 2 * i;
-      store_act(p.out, token + query, at, values[n][0], scale);
-      store_act(p.out, token + query, at + 1, values[n][1], scale);
-    }
-  }
-}
-
-/// The 64 queries of a block, fewer at a row's end.
-struct QueryTile {
-  int32_t token;     ///< of the step: the first query
-  int32_t position;  ///< of it
-  int32_t count;     ///< 0 = none
-  KeySource source;
-};
-
-/// The last tiles, which see most, come first.
-__device__ inline QueryTile find_query_tile(const PromptParams& p) {
-  const StepSchedule& schedule = p.rows.schedule;
-  QueryTile result{};
-  const int32_t index = schedule.tile_begin[p.rows.end] - 1 - static_cast<int32_t>(blockIdx.x);
-  if (index < schedule.tile_begin[p.rows.begin]) {
-    return result;
-  }
-  const int32_t prompt = range_of(schedule.tile_begin, p.step.num_prompt_rows, index);
-  const int64_t row = schedule.prompt_rows[prompt];
-  result.token = p.step.row_offsets[row] + (index - schedule.tile_begin[prompt]) * kQueryTile;
-  result.position = p.step.positions[result.token];
-  const int32_t left = p.step.row_offsets[row + 1] - result.token;
-  result.count = left < kQueryTile ? left : kQueryTile;
-  const int64_t page = schedule.page_begin[prompt] - schedule.page_begin[p.rows.begin];
+/// Where the keys and values of a tile's row are.
+__device__ inline KeySource key_source(const PromptParams& p, const QueryTile& tile) {
   constexpr int64_t kTileSize = static_cast<int64_t>(kKeys) * kSlab;
-  result.source = {p.kv + (page * p.num_heads + blockIdx.y) * kTileSize,
-                   p.num_heads * kTileSize,
-                   p.step.page_table + row * p.step.table_stride,
-                   p.step.pages + p.step.rope_at,
-                   p.step.page_bytes,
-                   p.step.record_bytes,
-                   result.position + result.count};
-  return result;
+  return {p.kv + (tile.page * p.num_heads + blockIdx.y) * kTileSize,
+          p.num_heads * kTileSize,
+          p.step.page_table + tile.row * p.step.table_stride,
+          p.step.pages + p.step.rope_at,
+          p.step.page_bytes,
+          p.step.record_bytes,
+          tile.position + tile.count};
 }
 
 __device__ inline void load_query_tile(const PromptParams& p,
@@ -427,7 +297,7 @@ __device__ inline void load_query_tile(const PromptParams& p,
                                        int64_t head,
                                        uint32_t queries) {
 #pragma unroll
-  for (int32_t j = 0; j < kQueryTile * kKeyChunks / kThreads; ++j) {
+  for (int32_t j = 0; j < kQueries * kKeyChunks / kThreads; ++j) {
     const int32_t index = static_cast<int32_t>(threadIdx.x) + j * kThreads;
     const int32_t query = index / kKeyChunks;
     const int32_t chunk = index % kKeyChunks;
@@ -437,22 +307,27 @@ __device__ inline void load_query_tile(const PromptParams& p,
   }
 }
 
-/// Grid (query tiles, heads of the group).
+/// Grid (parts of query tiles, heads of the group).
 __global__ void __launch_bounds__(kThreads) attend_kernel(PromptParams p) {
   extern __shared__ __align__(128) std::byte memory[];
   auto& s = *reinterpret_cast<AttendShared*>(memory);
-  const QueryTile work = find_query_tile(p);
+  wait_for_previous();
+  let_next_start();
+  const auto block = static_cast<int32_t>(blockIdx.x);
+  const QueryTile work =
+      find_query_tile<kQueries>(p, block / kParts, kParts - 1 - block % kParts);
   if (work.count == 0) {
     return;
   }
+  const KeySource source = key_source(p, work);
   const int64_t head = p.first_head + static_cast<int32_t>(blockIdx.y);
-  const int32_t num_tiles = pages_of(work.source.length);
+  const int32_t num_tiles = pages_of(source.length);
   const uint32_t queries = shared_address(s.queries);
   load_query_tile(p, work, head, queries);
-  load_keys(work.source, 0, s);
+  load_keys(source, 0, s);
   commit_copies();
   if (num_tiles > 1) {
-    load_keys(work.source, 1, s);
+    load_keys(source, 1, s);
   }
   commit_copies();
 
@@ -481,11 +356,11 @@ __global__ void __launch_bounds__(kThreads) attend_kernel(PromptParams p) {
                 shared_address(s.values[tile % 2]));
     __syncthreads();
     if (tile + 2 < num_tiles) {
-      load_keys(work.source, tile + 2, s);
+      load_keys(source, tile + 2, s);
     }
     commit_copies();
   }
-  store_queries(p, out, running, work.token, work.count, head);
+  store_queries(p, out, running.total, work.token, first, work.count, head);
 }
 
 template <bool kFp8>
@@ -495,20 +370,35 @@ void launch_project(const PromptParams& p, cudaStream_t stream) {
   (void)cudaFuncSetAttribute(
       project_kernel<kFp8>, cudaFuncAttributeMaxDynamicSharedMemorySize, kBytes);
   const dim3 grid(2 * static_cast<uint32_t>(p.num_heads), static_cast<uint32_t>(p.rows.most_pages));
-  project_kernel<kFp8><<<grid, kProjectThreads, static_cast<size_t>(kBytes), stream>>>(p);
+  launch_early(project_kernel<kFp8>,
+               grid,
+               dim3(kProjectThreads),
+               static_cast<size_t>(kBytes),
+               stream,
+               p);
 }
 
 }  // namespace
 
 void launch_prompt(const PromptParams& p, cudaStream_t stream) {
+  if (p.has_images) {
+    launch_hopper_project(p, stream);
+    launch_hopper_attend(p, stream);
+    return;
+  }
   p.step.kv_type == DType::f8_e4m3 ? launch_project<true>(p, stream)
                                    : launch_project<false>(p, stream);
   constexpr auto kAttendBytes = static_cast<int32_t>(sizeof(AttendShared));
   (void)cudaFuncSetAttribute(
       attend_kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kAttendBytes);
-  const dim3 attend_grid(static_cast<uint32_t>(p.rows.most_tiles),
+  const dim3 attend_grid(static_cast<uint32_t>(p.rows.most_tiles * kParts),
                          static_cast<uint32_t>(p.num_heads));
-  attend_kernel<<<attend_grid, kThreads, static_cast<size_t>(kAttendBytes), stream>>>(p);
+  launch_early(attend_kernel,
+               attend_grid,
+               dim3(kThreads),
+               static_cast<size_t>(kAttendBytes),
+               stream,
+               p);
 }
 
 }  // namespace hadal::cuda

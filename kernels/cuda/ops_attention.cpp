@@ -15,7 +15,6 @@ namespace hadal::cuda {
 namespace {
 
 constexpr int64_t kAlignment = 256;  ///< of the workspace's parts
-constexpr int64_t kPageSlab = static_cast<int64_t>(kKvPageTokens) * kSlab;
 
 /// Whether rows of this many bytes begin where 16 can be copied at once.
 bool is_aligned(const void* data, int64_t row_bytes) {
@@ -305,9 +304,11 @@ void CudaOps::attention_prompt(const AttentionArgs& args, Stream& stream) {
 void CudaOps::standard_prompt(const AttentionArgs& args, cudaStream_t stream) {
   const BatchGeometry& g = *args.geometry;
   const int32_t heads = shape_of(args).heads;
-  const PromptParts parts =
-      split_prompt(g, heads, workspace_.free_bytes() - 4 * kAlignment, kPageSlab * 2);
   PromptParams params;
+  params.has_images = device_.kernel_family == KernelFamily::sm90a;
+  const int64_t page_size = params.has_images ? kImageSize : kKvPageTokens * kSlab;
+  const PromptParts parts =
+      split_prompt(g, heads, workspace_.free_bytes() - 4 * kAlignment, page_size * 2);
   params.step = step_view(args);
   params.q = args.q.as<uint16_t>();
   params.kv_b = cuda_weight(args.kv_b).dense_kv_b();
@@ -315,7 +316,7 @@ void CudaOps::standard_prompt(const AttentionArgs& args, cudaStream_t stream) {
   params.scale = args.softmax_scale;
   params.heads = heads;
   const int64_t pages = parts.row_by_row ? pages_of(g.max_kv_length) : g.num_prompt_pages;
-  params.kv = workspace_.take<uint16_t>(pages * parts.heads * kPageSlab);
+  params.kv = workspace_.take<uint16_t>(pages * parts.heads * page_size);
   for_prompt_ranges(g, parts, schedule(), [&](const PromptRange& range) {
     params.rows = range;
     for (params.first_head = 0; params.first_head < heads; params.first_head += parts.heads) {
