@@ -368,6 +368,35 @@ TEST_CASE("attention: TP16's eight heads, 255 prompt rows after a prefix", "[ops
   run_case({8, DType::f8_e4m3, {300}, {{0, 45, 255, kFormPrompt}}}, "attention TP16 prompt");
 }
 
+/// On a GPU that has kernels of its own for prompts, the portable ones are held here.
+TEST_CASE("attention: prompts by the portable family", "[ops]") {
+  const Case setup{8,
+                   DType::bf16,
+                   {300, 140, 33},
+                   {{0, 45, 255, kFormPrompt}, {1, 0, 140, kFormPrompt}, {2, 30, 3, kFormPrompt}}};
+  backends();  // decides where operands lie
+  auto made = make_cuda_backend({.kernel_family = KernelFamily::sm80, .sync_every_op = true});
+  REQUIRE(made);
+  TestBackend portable{"cuda sm80", std::move(made).value(), nullptr};
+  REQUIRE(portable.backend->reserve({.max_step_tokens = 512,
+                                     .max_rows = 64,
+                                     .max_context_tokens = 512,
+                                     .num_heads = 8,
+                                     .qk_nope_head_dim = 128,
+                                     .qk_rope_head_dim = 64,
+                                     .v_head_dim = 128,
+                                     .kv_lora_rank = 512}));
+  portable.stream = portable.backend->create_stream();
+  for (const DType kv_type : {DType::bf16, DType::f8_e4m3}) {
+    Bench bench(setup);
+    const CacheFixture cache(bench.step, bench.latents, kv_type, kLatents);
+    bench.compute(cache);
+    for (TestBackend* backend : {&backends()[0], &portable}) {
+      check_bench(*backend, bench, cache, "attention prompts");
+    }
+  }
+}
+
 TEST_CASE("attention: TP16's eight heads, rows of many lengths", "[ops]") {
   Case setup{8, DType::f8_e4m3, {}, {}};
   for (const int32_t tokens : {1, 31, 32, 33, 63, 64, 65, 255, 256, 257, 1000, 4100}) {
