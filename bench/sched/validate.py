@@ -89,7 +89,9 @@ class Meter:
         self.answer(head, 1)
         overhead = max(0.0, self.prefill_ms(1, head) - one_row)
         prefill = [cell for prefix in PREFIXES for cell in self.prefill_cells(prefix, overhead)]
-        return {"name": "hadal-mini", "mixing": "add", "decode": decode, "prefill": prefill}, overhead
+        info = json.loads(self.server.request("GET", "/get_server_info")[1])
+        return {"name": "hadal-mini", "mixing": "add", "absorbed_chunk_tokens": info["absorbed_chunk_tokens"],
+                "decode": decode, "prefill": prefill}, overhead
 
 
 class Simulator:

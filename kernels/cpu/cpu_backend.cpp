@@ -66,6 +66,9 @@ int32_t thread_count(const CpuBackendConfig& config) {
   return std::max(1, static_cast<int32_t>(std::thread::hardware_concurrency()));
 }
 
+/// Projecting up runs at the speed of matrix products, absorbed pairs at two thirds of it.
+constexpr int32_t kAbsorbedChunkTokens = 128;
+
 class CpuBackend final : public Backend {
  public:
   explicit CpuBackend(const CpuBackendConfig& config)
@@ -151,6 +154,11 @@ class CpuBackend final : public Backend {
   }
 
   Ops& ops() override { return ops_; }
+
+  /// The reference keeps one form.
+  int32_t absorbed_chunk_tokens() const override {
+    return config_.mode == CpuMode::exact ? 0 : kAbsorbedChunkTokens;
+  }
 
  private:
   CpuBackendConfig config_;

@@ -157,6 +157,7 @@ void CpuOps::for_rows(int64_t num_rows, int64_t work_per_row, const Body& body) 
 /// Most floats that projected keys and values, or partial sums, take at once (more only when a
 /// single head or a single query needs it).
 inline constexpr int64_t kWorkspaceFloats = int64_t{1} << 24;
+inline constexpr int64_t kGeneratedQueries = 256;  ///< of the absorbed form at once
 
 inline const CpuWeight& cpu_weight(const Weight* weight) {
   return static_cast<const CpuWeight&>(*weight);

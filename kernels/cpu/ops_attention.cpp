@@ -195,7 +195,8 @@ void CpuOps::attention_generated(const AttentionArgs& args, Stream& /*stream*/) 
     }
     const auto chunks = static_cast<int32_t>((length + kKvChunk - 1) / kKvChunk);
     const auto planned = static_cast<int64_t>(batch.chunks.size()) + chunks;
-    if (planned * batch.heads * (batch.latents + 2) > kWorkspaceFloats) {
+    if (planned * batch.heads * (batch.latents + 2) > kWorkspaceFloats ||
+        batch.num_queries() == kGeneratedQueries) {
       flush();
     }
     batch.first_chunk.push_back(static_cast<int32_t>(batch.chunks.size()));

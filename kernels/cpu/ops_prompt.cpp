@@ -106,12 +106,12 @@ AttentionScratch scratch_for(const OpsLimits& limits) {
   AttentionScratch scratch;
   scratch.keys = group * per_head;
   scratch.heads_out = tokens * heads * limits.v_head_dim;
-  // A generated row has one token, but for recomputed ones.
-  scratch.absorbed = limits.max_rows * heads * (limits.kv_lora_rank + limits.qk_rope_head_dim);
+  const int64_t queries = std::min(tokens, kGeneratedQueries);
+  scratch.absorbed = queries * heads * (limits.kv_lora_rank + limits.qk_rope_head_dim);
   const int64_t chunks = (context + kKvChunk - 1) / kKvChunk;
   const int64_t partial = heads * (limits.kv_lora_rank + 2);
   const int64_t most = std::max(kWorkspaceFloats, chunks * partial);
-  scratch.partials = std::min(limits.max_rows * chunks * partial, most);
+  scratch.partials = std::min(queries * chunks * partial, most);
   return scratch;
 }
 

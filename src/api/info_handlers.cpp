@@ -102,6 +102,7 @@ HttpReply answer_server_info(ServerCore& core) {
   json.key("max_req_input_len").integer(core.context().context_tokens_max() - 1);
   json.key("max_running_requests").integer(limits.max_slots);
   json.key("page_size").integer(kPageTokens);
+  json.key("absorbed_chunk_tokens").integer(limits.absorbed_chunk_tokens);
   json.key("vocab_size").integer(core.context().vocab_size());
   json.key("server_args").raw(model.server_args_json);
   json.key("internal_states").begin_array().begin_object();

@@ -105,6 +105,7 @@ ModelRunnerConfig runner_config(const Config& config, const std::filesystem::pat
   result.e4m3_activations =
       config.runner.device == DeviceType::cuda && config.runner.fp8_activations;
   result.cpu_mode = config.runner.cpu_mode;
+  result.is_deterministic = config.runner.is_deterministic;
   result.num_threads = config.runner.cpu_threads;
   result.kv_dtype = config.runner.kv_dtype;
   result.tp = config.layout.tp_size;

@@ -29,6 +29,7 @@ StepBenchConfig step_config(const Config& config, const std::filesystem::path& m
   runner.model_dir = model_dir;
   runner.load_format = config.model.load_format;
   runner.cpu_mode = config.runner.cpu_mode;
+  runner.is_deterministic = config.runner.is_deterministic;
   runner.num_threads = config.runner.cpu_threads;
   runner.kv_dtype = config.runner.kv_dtype;
   runner.tp = config.layout.tp_size;
@@ -43,6 +44,7 @@ StepBenchConfig step_config(const Config& config, const std::filesystem::path& m
   result.batches = config.bench.batches;
   result.context = config.bench.context;
   result.prefills = config.bench.prefills;
+  result.prefix = config.bench.prefix;
   result.seconds = config.bench.seconds;
   result.routing = config.bench.routing;
   return result;
@@ -109,6 +111,7 @@ json step_json(const Measured& step, double read_bytes_per_s) {
           {"rows", step.rows},
           {"tokens", tokens},
           {"context", step.context},
+          {"prefix", step.context - step.new_tokens},
           {"steps", report.num_steps},
           {"step_ms", report.median_s * 1e3},
           {"step_p10_ms", report.p10_s * 1e3},
@@ -167,7 +170,8 @@ Result<json> measure_steps(const Config& config, StepBench& bench, double read_b
     HADAL_RETURN_IF_ERROR(add({"decode", batch, 1, config.bench.context, {}}, bench.decode(batch)));
   }
   for (const int32_t tokens : config.bench.prefills) {
-    HADAL_RETURN_IF_ERROR(add({"prefill", 1, tokens, tokens, {}}, bench.prefill(tokens)));
+    HADAL_RETURN_IF_ERROR(
+        add({"prefill", 1, tokens, config.bench.prefix + tokens, {}}, bench.prefill(tokens)));
   }
   return steps;
 }

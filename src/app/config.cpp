@@ -247,6 +247,7 @@ void read_runner(FlagReader& reader, Config& config) {
   reader.integer("base-gpu-id", 0, 1023, runner.base_gpu_id);
   reader.toggle("fp8-activations", runner.fp8_activations);
   reader.toggle("enable-nccl-nvls", runner.enable_nccl_nvls);
+  reader.toggle("deterministic", runner.is_deterministic);
   runner.graphs.is_enabled = !reader.has("disable-cuda-graph");
   runner.graphs.pads = !reader.has("disable-cuda-graph-padding");
   reader.integer("cuda-graph-max-bs", 1, 4096, runner.graphs.max_batch);
@@ -385,6 +386,7 @@ void read_commands(FlagReader& reader, Config& config) {
   reader.number("bench-seconds", 0.1, 3600, config.bench.seconds);
   reader.integers("batch", 1, 4096, config.bench.batches);
   reader.integers("prefill", 1, 1 << 20, config.bench.prefills);
+  reader.integer("prefix", 0, 1 << 20, config.bench.prefix);
   reader.integer("context", 1, 1 << 20, config.bench.context);
   reader.integer("as-rank", 0, 4095, config.bench.as_rank);
   reader.choice("routing",

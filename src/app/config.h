@@ -61,6 +61,7 @@ struct RunnerOptions {
   KernelFamily kernel_family = KernelFamily::automatic;  ///< HADAL_KERNEL_FAMILY
   bool fp8_activations = false;                          ///< CUDA: inputs of FP8 linears in E4M3
   bool enable_nccl_nvls = false;
+  bool is_deterministic = false;
   GraphConfig graphs;
   CpuMode cpu_mode = CpuMode::fast;
   KvDtype kv_dtype = KvDtype::automatic;
@@ -96,6 +97,7 @@ struct BenchOptions {
   // `bench step` only:
   std::vector<int32_t> batches;   ///< rows of decode steps
   std::vector<int32_t> prefills;  ///< tokens of prompt steps
+  int32_t prefix = 0;             ///< tokens in the cache before them
   int32_t context = 4096;         ///< tokens in the cache of a decoding row
   int32_t as_rank = 0;            ///< of tp_size
   BenchRouting routing = BenchRouting::automatic;

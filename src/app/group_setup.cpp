@@ -32,6 +32,7 @@ Identity flags_identity(const Config& config) {
   add(identity, "--device", static_cast<int64_t>(config.runner.device));
   add(identity, "HADAL_KERNEL_FAMILY", static_cast<int64_t>(config.runner.kernel_family));
   add(identity, "--fp8-activations", config.runner.fp8_activations ? 1 : 0);
+  add(identity, "--deterministic", config.runner.is_deterministic ? 1 : 0);
   add(identity, "--cpu-mode", static_cast<int64_t>(config.runner.cpu_mode));
   add(identity, "--kv-cache-dtype", static_cast<int64_t>(config.runner.kv_dtype));
   identity.push_back({"--runner",

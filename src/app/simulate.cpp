@@ -138,6 +138,9 @@ int run_simulate(const Config& config, const std::string& name) {
   if (!model) {
     return fail(kExitUsage, model.error());
   }
+  if (config.runner.is_deterministic) {
+    model.value().absorbed_chunk_tokens = 0;
+  }
   auto trace = load_trace(config, name);
   if (!trace) {
     return fail(kExitUsage, trace.error());

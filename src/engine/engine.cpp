@@ -21,6 +21,7 @@ SchedulerConfig make_scheduler_config(const EngineConfig& config, const RunnerLi
   out.max_context_tokens = limits.max_context_tokens;
   out.vocab_size = limits.vocab_size;
   out.max_steps_in_flight = limits.max_steps_in_flight;
+  out.absorbed_chunk_tokens = limits.absorbed_chunk_tokens;
   out.max_running_requests = config.max_running_requests;
   out.chunked_prefill_tokens = config.chunked_prefill_tokens;
   out.max_prefill_tokens = config.max_prefill_tokens;

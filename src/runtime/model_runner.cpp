@@ -447,7 +447,9 @@ Result<std::unique_ptr<Runner>> start_ranks(const ModelRunnerConfig& config,
       .vocab_size = static_cast<int32_t>(setup.model.vocab_size),
       .max_steps_in_flight = config.max_steps_in_flight,
       .max_step_logits = config.max_step_tokens,
-      .page_bytes = memory.value().kv_bytes_per_token * kPageTokens};
+      .page_bytes = memory.value().kv_bytes_per_token * kPageTokens,
+      .absorbed_chunk_tokens =
+          config.is_deterministic ? 0 : workers.front()->worker->backend().absorbed_chunk_tokens()};
   auto host_pool = make_host_pool(config, workers.front()->worker->backend(), setup, sizes);
   if (!host_pool) {
     return host_pool.error();

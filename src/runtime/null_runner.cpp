@@ -177,8 +177,8 @@ class NullRunner final : public Runner {
     HADAL_CHECK(slot.kv_end < 0 || row.kv_begin == slot.kv_end || row.kv_begin == slot.kv_end - 1,
                 "null runner: row begins at " + std::to_string(row.kv_begin) + ", KV ends at " +
                     std::to_string(slot.kv_end));
-    const bool is_prompt = row.form == AttentionForm::prompt;
-    HADAL_CHECK(is_prompt ? end <= slot.num_prompt_tokens : row.kv_begin >= slot.num_prompt_tokens,
+    HADAL_CHECK(end <= slot.num_prompt_tokens || (row.form == AttentionForm::generated &&
+                                                  row.kv_begin >= slot.num_prompt_tokens),
                 "null runner: row crosses the end of the prompt");
     HADAL_CHECK(row.num_logits >= 0 && row.num_logits <= row.num_tokens, "null runner: num_logits");
     HADAL_CHECK(!row.sample || row.num_logits > 0, "null runner: sample without logits");

@@ -98,7 +98,10 @@ class StepBenchImpl final : public StepBench {
   }
 
   Result<StepReport> prefill(int32_t tokens) override {
-    return measure(1, tokens, tokens, AttentionForm::prompt);
+    const int32_t absorbed =
+        config_.runner.is_deterministic ? 0 : backend_->absorbed_chunk_tokens();
+    return measure(
+        1, config_.prefix + tokens, tokens, cheaper_form(config_.prefix, tokens, absorbed));
   }
 
   BenchRouting routing() const override {
@@ -151,8 +154,8 @@ RankSizes StepBenchImpl::sizes_for(const ModelSetup& setup) const {
   }
   for (const int32_t prompt : config_.prefills) {
     tokens = std::max(tokens, prompt);
-    longest = std::max(longest, prompt);
-    pages = std::max<int64_t>(pages, pages_of(prompt));
+    longest = std::max(longest, config_.prefix + prompt);
+    pages = std::max<int64_t>(pages, pages_of(config_.prefix + prompt));
   }
   RankSizes sizes;
   sizes.kv_dtype = setup.kv_dtype;
@@ -438,7 +441,7 @@ Result<std::unique_ptr<StepBench>> StepBench::create(const StepBenchConfig& conf
   }
   int32_t longest = config.batches.empty() ? 0 : config.context;
   for (const int32_t prompt : config.prefills) {
-    longest = std::max(longest, prompt);
+    longest = std::max(longest, config.prefix + prompt);
   }
   if (longest > setup.value().context_length) {
     return Error{ErrorCode::invalid_argument,

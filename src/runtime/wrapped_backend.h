@@ -44,6 +44,8 @@ class WrappedBackend : public Backend {
 
   Ops& ops() override { return inner_->ops(); }
 
+  int32_t absorbed_chunk_tokens() const override { return inner_->absorbed_chunk_tokens(); }
+
   bool has_graphs() const override { return inner_->has_graphs(); }
 
   Result<std::unique_ptr<Graph>> capture(Stream& stream,

@@ -17,13 +17,16 @@ namespace {
 constexpr double kReserveDecay = 0.995;   ///< per step, towards the floor: half in 140 steps
 constexpr double kReserveFloor = 0.14;    ///< of the initial ratio
 constexpr double kReserveRise = 0.2;      ///< per plan that had to retract
-constexpr int32_t kMinPrefill = 64;       ///< tokens that every step may prefill, however slow
+constexpr int32_t kMinPrefill = 4;        ///< tokens that every step may prefill, however slow
+constexpr int32_t kModestPrefill = 64;    ///< the same where it costs hardly more; tried unseen
 constexpr double kTryLarger = 1.25;       ///< times the largest chunk known to be in time
+constexpr int32_t kFarBelow = 10;         ///< times: a chunk too small for any efficiency
 constexpr double kPressureToHold = 0.15;  ///< prompts a decode up to which decodes come first
 constexpr double kPressureToLift = 0.5;   ///< and from which on they don't
+constexpr double kHardlyDearer = 1.1;     ///< times the least that a prompt gets
 constexpr double kHardlyLonger = 1.02;    ///< times a step that carries a prompt which goes first
 constexpr int32_t kReservedTokens = 8192;
-constexpr int32_t kMinChunk = 16;  ///< a step's target time is not used up by smaller rests
+constexpr int32_t kMinChunk = 16;  ///< worth its fixed cost
 
 bool wants_history(const SamplingParams& params) {
   return params.frequency_penalty != 0.0F || params.presence_penalty != 0.0F ||
@@ -111,13 +114,14 @@ void Scheduler::Impl::bound_step_time(StepBudget& budget) const {
     num_decodes += sequence->needs_row() && !sequence->is_prefilling() ? 1 : 0;
   if (num_decodes == 0)
     return;
-  budget.least_prefill_tokens = kMinPrefill;
-  // A target that decodes alone exceed leaves the least that prefill always gets.
-  if (config.target_step_ms > 0.0)
-    budget.target_seconds =
-        std::max(1e-9, config.target_step_ms * 1e-3 - step_time.decode_seconds(num_decodes));
-  else if (config.max_decode_stretch > 0.0)
+  if (config.target_step_ms > 0.0) {
+    const double left = config.target_step_ms * 1e-3 - step_time.decode_seconds(num_decodes);
+    budget.target_seconds = std::max(1e-9, left);
+    if (left <= 0.0)
+      budget.least_prefill_tokens = kModestPrefill;
+  } else if (config.max_decode_stretch > 0.0) {
     bound_stretch(num_decodes, budget);
+  }
 }
 
 /// Prompts that prefill alone holds up: those being computed, and the waiting ones for which there
@@ -152,14 +156,14 @@ void Scheduler::Impl::bound_stretch(int32_t num_decodes, StepBudget& budget) con
   budget.target_seconds =
       std::max(1e-9, extra + lift * std::max(0.0, step_time.prefill_seconds(full) - extra));
   const int32_t within = step_time.tokens_within(extra, {}, 0, most);
-  if (within < kMinPrefill)
-    budget.least_prefill_tokens =
-        std::max(kMinPrefill, step_time.efficient_tokens(num_decodes, most));
+  const int32_t efficient = step_time.efficient_tokens(num_decodes, most);
+  if (within < efficient / kFarBelow)
+    budget.least_prefill_tokens = std::max(kModestPrefill, efficient);
   // Larger chunks than have been seen to be in time are tried by small steps: what lies between two
   // known sizes is guessed too low where most of the cost is in the first tokens.
   const double confirmed = step_time.confirmed_tokens(budget.target_seconds);
-  budget.bounded_prefill_tokens =
-      std::max(budget.least_prefill_tokens, static_cast<int32_t>(kTryLarger * confirmed));
+  budget.bounded_prefill_tokens = std::max(
+      {budget.least_prefill_tokens, kModestPrefill, static_cast<int32_t>(kTryLarger * confirmed)});
 }
 
 /// Of several busy shares the one that has had least is not held back for the decodes of the
@@ -307,9 +311,35 @@ void Scheduler::Impl::plan_chunk(Sequence& sequence, BatchPlan& plan, StepBudget
   budget.prefill_tokens -= end - begin;
   if (scores)
     budget.scoring_logits -= end - begin;
-  budget.work.add_chunk(begin, end);
+  const int32_t prompt_end = std::clamp(sequence.num_prompt, begin, end);
+  budget.work.add_chunk(begin, prompt_end, form_of(sequence, begin, end));
+  budget.work.add_chunk(prompt_end, end, AttentionForm::generated);
   if (shares.num_busy() > 1 && step_time.is_ready() && shares.is_least(sequence.share))
     budget.leading_seconds = kHardlyLonger * step_time.prefill_seconds(budget.work);
+}
+
+/// Tokens after `computed`, up to `most`, that the step's target leaves. What one chunk leaves is
+/// not used up by a rest that costs more than it brings; but the first chunk is never left out, and
+/// has as many tokens as cost hardly more than the few that it gets at least.
+int32_t Scheduler::Impl::bounded_room(int32_t computed,
+                                      int32_t most,
+                                      const StepBudget& budget) const {
+  const int32_t so_far = budget.work.prefill_tokens;
+  const int32_t room = std::max(0, std::min(most, budget.bounded_prefill_tokens - so_far));
+  int32_t in_time = step_time.tokens_within(budget.target_seconds, budget.work, computed, room);
+  if (so_far > 0 && in_time < std::min(kMinChunk, most))
+    in_time = 0;
+  if (so_far == 0 && in_time < kMinChunk) {
+    StepWork few;
+    const int32_t count = std::min(room, std::max(in_time, kMinPrefill));
+    few.add_chunk(
+        computed, computed + count, cheaper_form(computed, count, config.absorbed_chunk_tokens));
+    in_time = step_time.tokens_within(kHardlyDearer * step_time.prefill_seconds(few),
+                                      {},
+                                      computed,
+                                      std::min(room, kModestPrefill));
+  }
+  return std::min(room, std::max(in_time, budget.least_prefill_tokens - so_far));
 }
 
 /// Where a chunk that starts after `computed` tokens ends; `computed` when there is no room for it.
@@ -327,11 +357,8 @@ int32_t Scheduler::Impl::chunk_end(const Sequence& sequence,
     room = step_time.tokens_within(
         budget.leading_seconds, budget.work, computed, std::max(0, std::min(room, remaining)));
   } else if (is_bound(sequence, budget)) {
-    room = std::min(room, budget.bounded_prefill_tokens - budget.work.prefill_tokens);
-    const int32_t in_time = step_time.tokens_within(
-        budget.target_seconds, budget.work, computed, std::max(0, std::min(room, remaining)));
-    const int32_t least = std::max(0, budget.least_prefill_tokens - budget.work.prefill_tokens);
-    room = std::min(room, std::max(in_time < std::min(kMinChunk, remaining) ? 0 : in_time, least));
+    const int32_t repeated = sequence.scores_prompt() && computed > 0 ? 1 : 0;
+    room = bounded_room(computed, std::min(room, remaining + repeated), budget);
   }
   if (sequence.scores_prompt()) {
     room = std::min(room, budget.scoring_logits);
@@ -339,6 +366,15 @@ int32_t Scheduler::Impl::chunk_end(const Sequence& sequence,
       --room;
   }
   return computed + std::clamp(room, 0, remaining);
+}
+
+/// Of the tokens of a chunk that belong to the prompt. One that is scored has logits for each of
+/// them, which would make a generated row one that verifies drafts.
+AttentionForm Scheduler::Impl::form_of(const Sequence& sequence, int32_t begin, int32_t end) const {
+  if (begin >= sequence.num_prompt)
+    return AttentionForm::generated;
+  const int32_t count = std::min(end, sequence.num_prompt) - begin;
+  return cheaper_form(begin, count, sequence.scores_prompt() ? 0 : config.absorbed_chunk_tokens);
 }
 
 void Scheduler::Impl::add_rows(Sequence& sequence, int32_t begin, int32_t end, BatchPlan& plan) {
@@ -350,7 +386,7 @@ void Scheduler::Impl::add_rows(Sequence& sequence, int32_t begin, int32_t end, B
     row.slot = sequence.slot;
     row.kv_begin = begin;
     row.num_tokens = prompt_end - begin;
-    row.form = AttentionForm::prompt;
+    row.form = form_of(sequence, begin, end);
     row.sample = samples && prompt_end == end;
     row.num_logits = sequence.scores_prompt() ? row.num_tokens : (row.sample ? 1 : 0);
     add_row(sequence, row, plan);

@@ -20,6 +20,7 @@ Scheduler::Impl::Impl(const SchedulerConfig& scheduler_config)
     : config(scheduler_config),
       pages(scheduler_config.num_pages),
       cache(pages, {scheduler_config.eviction, scheduler_config.num_host_pages}),
+      step_time(scheduler_config.absorbed_chunk_tokens),
       slots(static_cast<size_t>(scheduler_config.max_slots), nullptr),
       reserve_ratio(initial_reserve_ratio(scheduler_config.conservativeness)) {
   HADAL_CHECK(config.num_pages > 0 && config.max_slots > 0, "scheduler: no pages or no slots");

@@ -89,7 +89,9 @@ struct Scheduler::Impl {
                                int32_t num_spare_pages) const;
   void add_decode_row(Sequence& sequence, int32_t num_drafts, BatchPlan& plan);
   void plan_chunk(Sequence& sequence, BatchPlan& plan, StepBudget& budget);
+  int32_t bounded_room(int32_t computed, int32_t most, const StepBudget& budget) const;
   int32_t chunk_end(const Sequence& sequence, int32_t computed, const StepBudget& budget) const;
+  AttentionForm form_of(const Sequence& sequence, int32_t begin, int32_t end) const;
   void add_rows(Sequence& sequence, int32_t begin, int32_t end, BatchPlan& plan);
   void add_row(Sequence& sequence, const PlanRow& row, BatchPlan& plan);
   PageId take_page();

@@ -8,7 +8,8 @@ namespace hadal {
 namespace {
 
 constexpr double kFade = 0.98;          ///< of the old evidence an observation: memory of 50 steps
-constexpr double kPairScale = 1e-3;     ///< keeps both columns of the fit in one range
+constexpr double kPairScale = 1e-3;     ///< keeps the columns of the fit in one range
+constexpr int kSweeps = 32;             ///< of the fit of three columns
 constexpr double kClassFade = 0.2;      ///< of a class's means an observation
 constexpr double kOriginWeight = 0.25;  ///< of a point's; it alone tells the slope from one point
 constexpr int64_t kForgetAfter = 256;   ///< steps with prefill
@@ -31,10 +32,9 @@ void FadingFit::observe(double x0, double x1, double y) {
 /// The unconstrained solution where it is non-negative, else the better edge. Columns that are
 /// nearly collinear say nothing about their shares: the first then explains all.
 void FadingFit::solve() {
-  const double s11 = s11_ + prior1_;
-  const double determinant = s00_ * s11 - s01_ * s01_;
-  if (determinant > 1e-6 * s00_ * s11) {
-    const double a0 = (t0_ * s11 - t1_ * s01_) / determinant;
+  const double determinant = s00_ * s11_ - s01_ * s01_;
+  if (determinant > 1e-6 * s00_ * s11_) {
+    const double a0 = (t0_ * s11_ - t1_ * s01_) / determinant;
     const double a1 = (t1_ * s00_ - t0_ * s01_) / determinant;
     if (a0 >= 0.0 && a1 >= 0.0) {
       a0_ = a0;
@@ -43,10 +43,30 @@ void FadingFit::solve() {
     }
   }
   const double gain0 = s00_ > 0.0 ? std::max(0.0, t0_) * t0_ / s00_ : 0.0;
-  const double gain1 = s11 > 0.0 ? std::max(0.0, t1_) * t1_ / s11 : 0.0;
+  const double gain1 = s11_ > 0.0 ? std::max(0.0, t1_) * t1_ / s11_ : 0.0;
   const bool is_first = gain0 >= gain1 * (1.0 - 1e-6);
   a0_ = is_first && s00_ > 0.0 ? std::max(0.0, t0_ / s00_) : 0.0;
-  a1_ = !is_first && s11 > 0.0 ? std::max(0.0, t1_ / s11) : 0.0;
+  a1_ = !is_first && s11_ > 0.0 ? std::max(0.0, t1_ / s11_) : 0.0;
+}
+
+/// Each cost in turn as the others leave it, from nothing on, so that what goes together falls to
+/// the first.
+void FadingCosts::observe(const Row& x, double y) {
+  for (size_t i = 0; i < kColumns; ++i) {
+    for (size_t j = 0; j < kColumns; ++j)
+      squares_[i][j] = kFade * squares_[i][j] + x[i] * x[j];
+    products_[i] = kFade * products_[i] + x[i] * y;
+  }
+  costs_ = {};
+  for (int sweep = 0; sweep < kSweeps; ++sweep) {
+    for (size_t i = 0; i < kColumns; ++i) {
+      double rest = products_[i];
+      for (size_t j = 0; j < kColumns; ++j)
+        rest -= j == i ? 0.0 : squares_[i][j] * costs_[j];
+      const double evidence = squares_[i][i] + priors_[i];
+      costs_[i] = evidence > 0.0 ? std::max(0.0, rest / evidence) : 0.0;
+    }
+  }
 }
 
 double PlanPace::delay(double step_seconds, double host_seconds) const {
@@ -70,16 +90,30 @@ void StepTimeModel::observe(const StepWork& work, double seconds) {
       static_cast<size_t>(std::bit_width(static_cast<uint32_t>(work.prefill_tokens))) - 1;
   SizeClass& of = classes_[std::min(index, kClasses - 1)];
   const double rest = std::max(0.0, seconds - decode_seconds(work.num_decodes));
-  const double tokens = work.prefill_tokens;
   const double fade = of.last_seen < 0 ? 1.0 : kClassFade;
+  FadingCosts::Row deviation = row_of(work);
+  for (size_t i = 0; i < deviation.size(); ++i)
+    deviation[i] -= of.work[i];
   if (of.last_seen >= 0)
-    within_class_.observe(
-        tokens - of.tokens, (work.prefill_pairs - of.pairs) * kPairScale, rest - of.seconds);
-  of.tokens += fade * (tokens - of.tokens);
-  of.pairs += fade * (work.prefill_pairs - of.pairs);
+    within_class_.observe(deviation, rest - of.seconds);
+  for (size_t i = 0; i < deviation.size(); ++i)
+    of.work[i] += fade * deviation[i];
   of.seconds += fade * (rest - of.seconds);
   of.last_seen = ++num_observed_;
   rebuild_curve();
+}
+
+FadingCosts::Row StepTimeModel::row_of(const StepWork& work) {
+  return {static_cast<double>(work.prefill_tokens),
+          kPairScale * work.prefill_pairs,
+          kPairScale * work.absorbed_pairs};
+}
+
+double StepTimeModel::attention_seconds(const FadingCosts::Row& work) const {
+  double seconds = 0.0;
+  for (size_t i = 1; i < work.size(); ++i)
+    seconds += within_class_.costs()[i] * work[i];
+  return seconds;
 }
 
 /// Points of the classes that have been seen lately, made to grow; beyond the last one a line, the
@@ -95,14 +129,14 @@ void StepTimeModel::rebuild_curve() {
   for (const SizeClass& of : classes_) {
     if (of.last_seen < 0 || num_observed_ - of.last_seen > kForgetAfter)
       continue;
-    const double y = of.seconds - within_class_.a1() * kPairScale * of.pairs;
-    highest = std::max(highest, y);
-    points_[num_points_++] = {of.tokens, highest};
+    const double tokens = of.work[0];
+    highest = std::max(highest, of.seconds - attention_seconds(of.work));
+    points_[num_points_++] = {tokens, highest};
     weight += 1.0;
-    sum_x += of.tokens;
+    sum_x += tokens;
     sum_y += highest;
-    sum_xx += of.tokens * of.tokens;
-    sum_xy += of.tokens * highest;
+    sum_xx += tokens * tokens;
+    sum_xy += tokens * highest;
   }
   slope_beyond_ =
       std::max(0.0, (sum_xy - sum_x * sum_y / weight) / (sum_xx - sum_x * sum_x / weight));
@@ -125,7 +159,7 @@ double StepTimeModel::decode_seconds(int32_t num_decodes) const {
 }
 
 double StepTimeModel::prefill_seconds(const StepWork& work) const {
-  return curve_at(work.prefill_tokens) + within_class_.a1() * kPairScale * work.prefill_pairs;
+  return curve_at(work.prefill_tokens) + attention_seconds(row_of(work));
 }
 
 double StepTimeModel::known_seconds(const StepWork& work) const {
@@ -144,7 +178,7 @@ int32_t StepTimeModel::tokens_within(double seconds,
   while (low < high) {
     const int32_t middle = low + (high - low + 1) / 2;
     StepWork work = so_far;
-    work.add_chunk(begin, begin + middle);
+    work.add_chunk(begin, begin + middle, cheaper_form(begin, middle, absorbed_chunk_tokens_));
     if (prefill_seconds(work) <= seconds)
       low = middle;
     else

@@ -1,40 +1,47 @@
 // How long a step takes, learned from the steps that have run.
 //
 //   seconds = base + per_decode * decodes                   (steps without prefill teach these)
-//           + F(prefill tokens) + per_pair * pairs          (steps with prefill teach these)
+//           + F(prefill tokens)                             (steps with prefill teach these)
+//           + per_pair * pairs + per_absorbed_pair * pairs
 //
 // F is a curve, not a line: a mixture of experts reads most of its weights for 64 tokens as for
 // 2,048, so the first tokens of a step's prefill cost many times what later ones do. A line through
 // the small chunks would say that large ones are out of reach, and so keep them small for ever. F
 // has a point for each power of two of tokens; a point that nothing has confirmed for long is
-// forgotten, so that one slow step is not believed for ever either. `pairs` counts query-key pairs
-// of prefill attention: what makes a chunk deep in a long prompt dearer than its first.
+// forgotten, so that one slow step is not believed for ever either. The last terms are attention's:
+// what makes a chunk deep in a long prompt dearer than its first, in either form (cheaper_form()).
 #pragma once
 
 #include <array>
 #include <cstddef>
 #include <cstdint>
 
+#include <hadal/plan/batch_plan.h>
+
 namespace hadal {
 
-/// Work of one step.
+/// Work of one step. Pairs are of a prefill token and one before it, or itself.
 struct StepWork {
   int32_t num_decodes = 0;
   int32_t prefill_tokens = 0;
-  double prefill_pairs = 0.0;  ///< sum over prefill tokens of their position
+  /// Of chunks in the non-absorbed form, and kPairsOfPrefixToken for each token before them.
+  double prefill_pairs = 0.0;
+  double absorbed_pairs = 0.0;  ///< of chunks in the other form
 
-  void add_chunk(int32_t begin, int32_t end) {
+  void add_chunk(int32_t begin, int32_t end, AttentionForm form = AttentionForm::prompt) {
+    const double count = static_cast<double>(end) - begin;
+    const double pairs = 0.5 * count * (static_cast<double>(end) + begin);
     prefill_tokens += end - begin;
-    prefill_pairs += 0.5 * (static_cast<double>(end) - begin) * (static_cast<double>(end) + begin);
+    if (form == AttentionForm::generated)
+      absorbed_pairs += pairs;
+    else if (count > 0.0)
+      prefill_pairs += pairs + static_cast<double>(begin) * kPairsOfPrefixToken;
   }
 };
 
-/// y = a0 * x0 + a1 * x1 with a0, a1 >= 0; old evidence fades. `prior1` is the evidence, as a sum
-/// of squares of x1, that a1 is 0: what little there is to learn from does not make it large.
+/// y = a0 * x0 + a1 * x1 with a0, a1 >= 0; old evidence fades.
 class FadingFit {
  public:
-  explicit FadingFit(double prior1 = 0.0) : prior1_(prior1) {}
-
   void observe(double x0, double x1, double y);
 
   double a0() const { return a0_; }
@@ -46,7 +53,6 @@ class FadingFit {
  private:
   void solve();
 
-  double prior1_ = 0.0;
   double s00_ = 0.0;
   double s01_ = 0.0;
   double s11_ = 0.0;
@@ -54,6 +60,28 @@ class FadingFit {
   double t1_ = 0.0;
   double a0_ = 0.0;
   double a1_ = 0.0;
+};
+
+/// y = the sum of cost * x over three columns, no cost below 0; old evidence fades. Where columns
+/// go together, the earlier one explains what both could.
+class FadingCosts {
+ public:
+  static constexpr size_t kColumns = 3;
+  using Row = std::array<double, kColumns>;
+
+  /// `priors`: the evidence, as sums of squares of x, that a cost is 0. What little there is to
+  /// learn from does not make it large.
+  explicit FadingCosts(const Row& priors) : priors_(priors) {}
+
+  void observe(const Row& x, double y);
+
+  const Row& costs() const { return costs_; }
+
+ private:
+  Row priors_{};
+  Row costs_{};
+  std::array<Row, kColumns> squares_{};
+  Row products_{};
 };
 
 /// When to plan a step ahead: as late as the device allows, so that the plan has all that arrived
@@ -75,6 +103,10 @@ class PlanPace {
 /// Arithmetic only; one thread; allocates nothing.
 class StepTimeModel {
  public:
+  /// `absorbed_chunk_tokens`: see cheaper_form().
+  explicit StepTimeModel(int32_t absorbed_chunk_tokens = 0)
+      : absorbed_chunk_tokens_(absorbed_chunk_tokens) {}
+
   void observe(const StepWork& work, double seconds);
 
   /// Both kinds of step have been seen: predictions mean something.
@@ -101,9 +133,8 @@ class StepTimeModel {
 
   /// Steps with 2^i .. 2^(i+1) - 1 tokens of prefill: fading means.
   struct SizeClass {
-    double tokens = 0.0;
-    double pairs = 0.0;
-    double seconds = 0.0;  ///< beside decodes
+    FadingCosts::Row work{};  ///< tokens first, then what attention costs by
+    double seconds = 0.0;     ///< beside decodes
     int64_t last_seen = -1;
   };
 
@@ -112,12 +143,15 @@ class StepTimeModel {
     double seconds = 0.0;
   };
 
+  static FadingCosts::Row row_of(const StepWork& work);
+  double attention_seconds(const FadingCosts::Row& work) const;
   void rebuild_curve();
   double curve_at(double tokens) const;
 
+  int32_t absorbed_chunk_tokens_ = 0;
   FadingFit decode_;
-  FadingFit within_class_{
-      1e5};  ///< seconds by tokens and pairs, as deviations from the class's mean
+  /// Seconds by row_of(), as deviations from the class's mean.
+  FadingCosts within_class_{{0.0, 1e5, 1e2}};
   std::array<SizeClass, kClasses> classes_{};
   std::array<Point, kClasses> points_{};  ///< of F, both coordinates grow
   size_t num_points_ = 0;

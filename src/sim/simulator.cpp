@@ -335,6 +335,7 @@ double GapCounts::quantile(double share) const {
 Result<SimResult> simulate(const SimConfig& config, const StepModel& model, const Trace& trace) {
   SimConfig complete = config;
   complete.scheduler.vocab_size = kVocabSize;
+  complete.scheduler.absorbed_chunk_tokens = model.absorbed_chunk_tokens;
   const bool any_fits =
       std::any_of(trace.requests.begin(), trace.requests.end(), [&](const SimRequest& request) {
         const int64_t tokens = int64_t{request.num_prompt_tokens()} + request.max_new_tokens;

@@ -13,6 +13,7 @@ namespace {
 using nlohmann::json;
 
 constexpr size_t kMaxPoints = 10'000;
+constexpr uint64_t kMostAbsorbedTokens = 65'536;
 
 struct Measurement {
   double size = 0.0;     ///< batch, or tokens of prefill
@@ -99,8 +100,12 @@ StepShape StepShape::of(const BatchPlan& plan) {
       ++shape.decode_rows;
       shape.decode_context_tokens += begin + 1;
     } else {
+      const int64_t pairs = count * begin + count * (count + 1) / 2;
       shape.prefill_tokens += row.num_tokens;
-      shape.prefill_pairs += count * begin + count * (count + 1) / 2;
+      if (row.form == AttentionForm::generated)
+        shape.absorbed_pairs += pairs;
+      else
+        shape.prefill_pairs += pairs + begin * kPairsOfPrefixToken;
     }
   }
   return shape;
@@ -129,7 +134,8 @@ double StepModel::seconds(const StepShape& shape) const {
     weights = prefill.at(tokens);
   else
     weights = decode.at(rows) + std::max(0.0, prefill.at(tokens) - prefill.at(0.0));
-  return weights + static_cast<double>(shape.decode_context_tokens) * context_s +
+  return weights +
+         static_cast<double>(shape.decode_context_tokens + shape.absorbed_pairs) * context_s +
          static_cast<double>(shape.prefill_pairs) * pair_s;
 }
 
@@ -144,6 +150,7 @@ StepModel r1_group_model() {
   model.mixing = StepModel::Mixing::max;
   model.context_s = kKvBytes / (0.85 * 4.8e12);
   model.pair_s = kPairFlops / 550e12;
+  model.absorbed_chunk_tokens = 8;
   for (const auto& [batch, milliseconds] : kDecodeMs)
     model.decode.points.push_back(
         {batch, milliseconds * 1e-3 - batch * kContext * model.context_s});
@@ -167,6 +174,12 @@ Result<StepModel> read_step_table(std::string_view text, std::string_view origin
     return invalid(origin, "mixing: expected \"add\" or \"max\", got " + mixing->dump());
   if (mixing != table.end() && *mixing == "max")
     model.mixing = StepModel::Mixing::max;
+  const auto absorbed = table.find("absorbed_chunk_tokens");
+  if (absorbed != table.end()) {
+    if (!absorbed->is_number_unsigned() || absorbed->get<uint64_t>() > kMostAbsorbedTokens)
+      return invalid(origin, "absorbed_chunk_tokens: expected 0 to 65536, got " + absorbed->dump());
+    model.absorbed_chunk_tokens = absorbed->get<int32_t>();
+  }
   auto decode = read_measurements(table, "decode", "batch", "context", origin);
   if (!decode)
     return decode.error();
@@ -180,9 +193,23 @@ Result<StepModel> read_step_table(std::string_view text, std::string_view origin
       std::string(origin) + ": decode: expected two batches, and two contexts of one batch");
   if (!context_s)
     return context_s.error();
+  const auto pairs = [](const Measurement& m) {
+    return m.size * m.context + m.size * (m.size + 1) / 2;
+  };
+  const auto is_absorbed = [&](const Measurement& m) {
+    return cheaper_form(static_cast<int32_t>(m.context),
+                        static_cast<int32_t>(m.size),
+                        model.absorbed_chunk_tokens) == AttentionForm::generated;
+  };
+  for (Measurement& m : prefill.value()) {
+    if (is_absorbed(m))
+      m.seconds = std::max(0.0, m.seconds - pairs(m) * context_s.value());
+  }
   const auto pair_s = fit(
       prefill.value(),
-      [](const Measurement& m) { return m.size * m.context + m.size * (m.size + 1) / 2; },
+      [&](const Measurement& m) {
+        return is_absorbed(m) ? 0.0 : pairs(m) + m.context * kPairsOfPrefixToken;
+      },
       model.prefill,
       std::string(origin) + ": prefill: expected two sizes, and two prefixes of one size");
   if (!pair_s)

@@ -130,6 +130,10 @@ class Backend {
   /// The ops of this backend; one step at a time.
   virtual Ops& ops() = 0;
 
+  /// Of prompts: the chunk for which both forms of attention take as long after a much longer
+  /// prefix, as measured (cheaper_form() of a plan); 0 = the non-absorbed one always.
+  virtual int32_t absorbed_chunk_tokens() const { return 0; }
+
   /// Whether `capture` works. Without it every step is given op by op.
   virtual bool has_graphs() const { return false; }
 

@@ -5,8 +5,9 @@
 // qk_rope_head_dim roped key features k_pe, shared by all heads, in one of the formats of
 // ops/kv_record.h. Prompt rows use the non-absorbed
 // form (keys and values up-projected from the cached latents, also the prefix's and the chunk's
-// own, so a chunk boundary changes nothing), generated rows the absorbed form. In both, one token's
-// result depends on the tokens before it alone: never on the batch, the chunk or the page ids.
+// own, so a chunk boundary changes nothing), generated rows the absorbed form, which a plan may
+// also choose for prompt tokens (cheaper_form()). In both, one token's result depends on the tokens
+// before it alone: never on the batch, the chunk or the page ids.
 //
 // RoPE rotates the interleaved pairs (x[2i], x[2i + 1]) in place: q and k agree, which is all that
 // the dot product needs.

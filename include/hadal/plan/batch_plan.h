@@ -22,9 +22,26 @@ using SlotId = int32_t;
 
 inline constexpr int32_t kPageTokens = 64;  ///< tokens of KV in one page, all layers
 
-/// How a row's attention is computed. Prompt positions are always non-absorbed and generated ones
-/// absorbed, also when they are recomputed, so that a token's numerics never depend on scheduling.
+/// How a row's attention is computed: prompt = non-absorbed, generated = absorbed. Generated
+/// positions are always absorbed, also when they are recomputed; prompt positions as cheaper_form()
+/// says.
 enum class AttentionForm : uint8_t { prompt, generated };
+
+/// Projecting one latent of 512 up to keys and values of 128 + 128 features, in pairs of a token
+/// and one before it (192 + 128 multiplications): DeepSeek's sizes, the same for any number of
+/// heads.
+inline constexpr int32_t kPairsOfPrefixToken = 410;
+
+/// The form in which `count` prompt tokens after `prefix` cached ones cost less. Non-absorbed, a
+/// chunk projects its whole prefix up; absorbed, each pair of a token and one before it costs more.
+/// `absorbed_tokens` is the chunk for which both cost the same after a prefix without end; 0 =
+/// always `prompt`, so that a token's numerics never depend on how its prompt was cut.
+constexpr AttentionForm cheaper_form(int32_t prefix, int32_t count, int32_t absorbed_tokens) {
+  const int64_t begin = prefix;
+  const int64_t absorbed_pairs = count * (2 * begin + count);
+  return absorbed_pairs < 2 * begin * absorbed_tokens ? AttentionForm::generated
+                                                      : AttentionForm::prompt;
+}
 
 /// Sampling parameters of one sequence; temperature 0 is greedy. Ranges are validated before the
 /// engine.

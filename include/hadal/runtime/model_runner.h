@@ -58,6 +58,8 @@ struct ModelRunnerConfig {
   int32_t base_gpu_id = 0;  ///< CUDA: the device of this node's first rank; the next has the next
   bool enable_nccl_nvls = false;  ///< NVLink multicast for ranks of one process
   CpuMode cpu_mode = CpuMode::fast;
+  /// Prompts keep one form of attention (RunnerLimits::absorbed_chunk_tokens is 0).
+  bool is_deterministic = false;
   int32_t num_threads = 0;  ///< CPU threads of all ranks together; 0 = the hardware's
   /// Rounds inputs of FP8 linears to E4M3 with 1 x 128 scales, as FP8 units want them.
   bool e4m3_activations = false;

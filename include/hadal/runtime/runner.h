@@ -23,6 +23,7 @@ struct RunnerLimits {
   int32_t max_step_logits = 0;
   int32_t num_host_pages = 0;  ///< of the host tier, shared by a node's ranks; 0 = there is none
   int64_t page_bytes = 0;      ///< of one page on one rank; 0 = unknown
+  int32_t absorbed_chunk_tokens = 0;  ///< of prompts: see cheaper_form()
 };
 
 /// Engine thread only. At most RunnerLimits::max_steps_in_flight steps are submitted and not yet

@@ -27,6 +27,7 @@ struct StepBenchConfig {
   std::vector<int32_t> batches;  ///< decode steps that will be asked for
   int32_t context = 4096;  ///< tokens in the cache of each of their rows, the new one included
   std::vector<int32_t> prefills;  ///< prompts that will be asked for, each a step
+  int32_t prefix = 0;             ///< tokens in the cache before each of them
   double seconds = 3.0;           ///< time of each measurement
   BenchRouting routing = BenchRouting::automatic;
 };
@@ -61,7 +62,7 @@ class StepBench {
 
   /// `batch` rows generate one token each.
   virtual Result<StepReport> decode(int32_t batch) = 0;
-  /// One row of `tokens` prompt tokens, nothing cached.
+  /// One row of `tokens` prompt tokens after the prefix, in the form that a scheduler would choose.
   virtual Result<StepReport> prefill(int32_t tokens) = 0;
 
   /// model or uniform.

@@ -30,6 +30,7 @@ struct SchedulerConfig {
   int32_t max_running_requests = 256;
   int32_t chunked_prefill_tokens = 2048;  ///< prefill of one step; <= 0 = prompts run whole
   int32_t max_prefill_tokens = 16384;  ///< prefill of one step; a whole prompt alone may exceed it
+  int32_t absorbed_chunk_tokens = 0;   ///< see cheaper_form()
   /// Steps that decode carry only as much prefill as lets them end within this time; 0 = by
   /// max_decode_stretch.
   double target_step_ms = 0.0;

@@ -39,7 +39,7 @@ class GapCounts {
 };
 
 struct SimConfig {
-  SchedulerConfig scheduler;  ///< vocab_size is set by the simulator
+  SchedulerConfig scheduler;  ///< vocab_size and absorbed_chunk_tokens are set by the simulator
   QueueLimits queue;
   double host_step_s = 100e-6;     ///< of planning and committing one step
   double request_timeout_s = 0.0;  ///< from arrival to the last token; 0 = none

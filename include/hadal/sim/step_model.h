@@ -16,7 +16,10 @@ struct StepShape {
   int32_t decode_rows = 0;
   int64_t decode_context_tokens = 0;  ///< KV that decode rows read, summed over rows
   int32_t prefill_tokens = 0;
-  int64_t prefill_pairs = 0;  ///< (token, earlier token) pairs of prefill attention
+  /// (token, earlier token) pairs of prefill attention, non-absorbed, and kPairsOfPrefixToken for
+  /// each token before such a row.
+  int64_t prefill_pairs = 0;
+  int64_t absorbed_pairs = 0;  ///< of rows of several tokens in the absorbed form
 
   static StepShape of(const BatchPlan& plan);
 };
@@ -33,7 +36,8 @@ struct Curve {
   double at(double x) const;
 };
 
-/// seconds = weights + decode_context_tokens * context_s + prefill_pairs * pair_s, where weights is
+/// seconds = weights + (decode_context_tokens + absorbed_pairs) * context_s
+///         + prefill_pairs * pair_s, where weights is
 ///   add: decode(rows) + prefill(tokens) - prefill(0)    work adds up (a CPU)
 ///   max: max(decode(rows + tokens), prefill(tokens))    weights are read once for both (a GPU)
 struct StepModel {
@@ -45,6 +49,7 @@ struct StepModel {
   Curve prefill;  ///< seconds by tokens, without attention
   double context_s = 0.0;
   double pair_s = 0.0;
+  int32_t absorbed_chunk_tokens = 0;  ///< of the scheduler: see cheaper_form()
 
   double seconds(const StepShape& shape) const;
 };
@@ -58,6 +63,8 @@ StepModel r1_group_model();
 /// {"name", "mixing": "add" | "max", "decode": [{"batch", "context", "step_ms"}], "prefill":
 /// [{"tokens", "prefix", "step_ms"}]}: measured steps of one kind alone. At least two batches, two
 /// contexts of one batch, two sizes of prefill and two prefixes of one size.
+/// "absorbed_chunk_tokens" (0 when absent) is what the server that was measured has: prefill in the
+/// absorbed form costs as decode does for each pair.
 Result<StepModel> read_step_table(std::string_view json, std::string_view origin);
 
 }  // namespace hadal::sim

@@ -245,12 +245,14 @@ TEST_CASE("config: the device decides which flags do nothing, and says so", "[ap
                        "--cpu-threads",
                        "2",
                        "--fp8-activations",
+                       "--deterministic",
                        "--enable-p2p-check",
                        "--enable-nccl-nvls"};
   Config config = configure(words).value();
   CHECK(config.runner.device_choice == DeviceChoice::cuda);
   CHECK(config.runner.base_gpu_id == 3);
   CHECK(config.runner.fp8_activations);
+  CHECK(config.runner.is_deterministic);
   CHECK(config.notes.empty());
   Config on_gpu = config;
   REQUIRE(set_device(on_gpu, DeviceType::cuda));

@@ -64,6 +64,30 @@ TEST_CASE("step bench: a rank of two, alone", "[runtime]") {
   }
 }
 
+TEST_CASE("step bench: a short prompt after a long prefix takes the cheaper form", "[runtime]") {
+  const ModelDir model;
+  const auto attention_of = [&](bool is_deterministic) {
+    StepBenchConfig config;
+    config.runner.model_dir = model.path;
+    config.runner.load_format = LoadFormat::dummy;
+    config.runner.num_threads = 1;
+    config.runner.is_deterministic = is_deterministic;
+    config.prefills = {5};
+    config.prefix = 300;
+    config.seconds = 0.01;
+    auto bench = StepBench::create(config);
+    REQUIRE(bench);
+    const auto prefill = bench.value()->prefill(5);
+    REQUIRE(prefill);
+    std::string names;
+    for (const OpTotal& op : prefill.value().ops)
+      names += op.name.find("attention") == 0 ? op.name : "";
+    return names;
+  };
+  CHECK(attention_of(false) == "attention_generated");
+  CHECK(attention_of(true) == "attention_prompt");
+}
+
 TEST_CASE("step bench: FP8 pages are filled, read, and counted as 656 bytes a token", "[runtime]") {
   const ModelDir model;
   const auto attention_bytes = [&](KvDtype kv_dtype) {

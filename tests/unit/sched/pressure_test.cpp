@@ -253,7 +253,7 @@ TEST_CASE("StepTimeModel: learns both kinds of step", "[sched]") {
   }
   REQUIRE(model.is_ready());
   CHECK(model.decode_seconds(100) == Approx(0.02).epsilon(0.01));
-  for (const int32_t begin : {0, 5000, 100'000}) {
+  for (const int32_t begin : {0, 5000, 20'000}) {
     const int32_t count = model.tokens_within(0.02, {}, begin, 100'000);
     StepWork work;
     work.add_chunk(begin, begin + count);
@@ -290,6 +290,29 @@ TEST_CASE("StepTimeModel: the first tokens of a chunk cost more than the others"
   CHECK(model.efficient_tokens(10, 2048) == Approx(640).epsilon(0.1));
 }
 
+TEST_CASE("StepTimeModel: what a chunk costs more after a prefix, in either form", "[sched]") {
+  constexpr int32_t kAbsorbed = 100;
+  StepTimeModel model(kAbsorbed);
+  StepWork quiet;
+  quiet.num_decodes = 10;
+  const auto seconds_of = [](const StepWork& work) {
+    return 0.005 + 2e-5 * work.prefill_tokens + 1e-8 * work.prefill_pairs +
+           5.1e-8 * work.absorbed_pairs;
+  };
+  model.observe(quiet, 0.005);
+  for (int32_t i = 0; i < 100; ++i) {
+    for (const int32_t count : {8 + i % 5, 130 + i % 50, 700 + i % 90}) {
+      StepWork work = quiet;
+      const int32_t begin = i * 37 % 3000;
+      work.add_chunk(begin, begin + count, cheaper_form(begin, count, kAbsorbed));
+      model.observe(work, seconds_of(work));
+    }
+  }
+  // Absorbed, 20 tokens after 2,000 take 2.4 ms; projecting the prefix up takes 8 ms alone.
+  CHECK(model.tokens_within(2.5e-3, {}, 2000, 4096) == Approx(20).margin(4));
+  CHECK(model.tokens_within(20e-3, {}, 2000, 4096) == Approx(285).epsilon(0.1));
+}
+
 TEST_CASE("StepTimeModel: one slow step is not believed for ever", "[sched]") {
   StepTimeModel model;
   StepWork work;
@@ -315,7 +338,8 @@ double worst_stretch(const SchedulerConfig& config) {
     for (const PlanRow& row : driver.last_plan.rows)
       seconds += row.form == AttentionForm::generated
                      ? 2e-4 * row.num_tokens
-                     : 4e-5 * row.num_tokens + 4e-9 * row.num_tokens * row.kv_begin;
+                     : 4e-5 * row.num_tokens +
+                           2e-9 * (row.num_tokens + kPairsOfPrefixToken) * row.kv_begin;
     return seconds;
   };
   for (int i = 0; i < 32; ++i)

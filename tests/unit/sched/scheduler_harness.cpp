@@ -331,7 +331,8 @@ void SchedulerHarness::run_row(const PlanRow& row, std::span<const TokenId> toke
     need(row.kv_begin == slot.kv_end ||
              (record.wants_prompt_logprobs && row.kv_begin == slot.kv_end - 1),
          "S10: every position once and in order");
-  need(row.form == AttentionForm::prompt ? end <= slot.num_prompt : row.kv_begin >= slot.num_prompt,
+  need(end <= slot.num_prompt ||
+           (row.form == AttentionForm::generated && row.kv_begin >= slot.num_prompt),
        "a row crosses the end of the prompt");
   uint64_t hash = row.kv_begin == 0 ? 0 : kv(slot, row.kv_begin - 1).prefix_hash;
   for (int32_t i = row.kv_begin; i < end; ++i) {

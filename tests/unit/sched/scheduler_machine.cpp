@@ -28,6 +28,7 @@ SchedulerConfig random_config(uint32_t seed) {
   config.max_step_tokens = pick({8, 60, 150, 400});
   config.max_prefill_tokens = pick({40, 100, 400});
   config.chunked_prefill_tokens = pick({-1, 30, 64, 200});
+  config.absorbed_chunk_tokens = pick({0, 0, 8, 100});
   config.max_context_tokens = 320;
   config.vocab_size = kVocab;
   config.max_steps_in_flight = pick({1, 2, 2, 3});
