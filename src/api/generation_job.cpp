@@ -69,8 +69,10 @@ std::optional<ApiError> GenerationJob::add_prompt(std::vector<TokenId> prompt) {
         400, context_message(prompt.size(), least, most), param, "context_length_exceeded"};
   }
   const int64_t rest = most - prompt_size;
-  const int64_t if_absent =
-      setup_.max_tokens_if_absent > 0 ? std::min<int64_t>(setup_.max_tokens_if_absent, rest) : rest;
+  int64_t if_absent = rest;
+  for (const int32_t limit : {setup_.max_tokens_if_absent, context_.max_tokens_if_absent}) {
+    if_absent = limit > 0 ? std::min<int64_t>(limit, if_absent) : if_absent;
+  }
 
   GenerateRequest request;
   request.sampling = fields_.sampling;

@@ -68,6 +68,11 @@ class GenerationJob {
 
   int64_t completion_tokens() const;
 
+  /// More answers or alternatives than a server under pressure gives.
+  bool is_costly() const {
+    return fields_.num_choices > 1 || fields_.sampling.num_top_logprobs > kDegradedLogprobs;
+  }
+
  protected:
   struct Choice {
     explicit Choice(TextStream text_stream) : text(std::move(text_stream)) {}

@@ -23,7 +23,7 @@ HttpReply probe_reply(bool is_good, std::string_view status) {
   return {is_good ? 200 : 503, json.take()};
 }
 
-std::string_view state_name(const ServerCore& core) {
+std::string_view state_name(ServerCore& core) {
   if (core.failure()) {
     return "failed";
   }
@@ -31,7 +31,10 @@ std::string_view state_name(const ServerCore& core) {
     case ServerState::loading:
       return "loading";
     case ServerState::ready:
-      return core.is_stuck() ? "stuck" : "ready";
+      if (core.is_stuck()) {
+        return "stuck";
+      }
+      return core.traffic().is_open() ? "engine_unavailable" : "ready";
     case ServerState::draining:
       return "draining";
     case ServerState::failed:
@@ -47,7 +50,17 @@ HttpReply answer_livez(const ServerCore& core) {
   return core.is_stuck() ? probe_reply(false, "stuck: no step ends") : probe_reply(true, "alive");
 }
 
-HttpReply answer_startupz(const ServerCore& core) {
+/// Overload alone leaves it ready.
+HttpReply answer_readyz(ServerCore& core) {
+  const TrafficControl& traffic = core.traffic();
+  JsonWriter json;
+  json.begin_object().key("status").string(state_name(core));
+  json.key("breaker").string(breaker_state_name(traffic.breaker_state()));
+  json.key("level").integer(traffic.level()).end_object();
+  return {core.is_ready() ? 200 : 503, json.take()};
+}
+
+HttpReply answer_startupz(ServerCore& core) {
   const bool has_started =
       (core.model() != nullptr || core.state() == ServerState::ready) && !core.failure();
   return probe_reply(has_started, state_name(core));
@@ -321,7 +334,7 @@ HttpReply answer_info(ServerCore& core,
       return answer_server_info(core);
     case RouteId::health:
     case RouteId::readyz:
-      return probe_reply(core.is_ready(), state_name(core));
+      return answer_readyz(core);
     case RouteId::livez:
       return answer_livez(core);
     case RouteId::startupz:

@@ -20,6 +20,7 @@
 
 #include "server_core.h"
 #include "session.h"
+#include "traffic_monitor.h"
 
 namespace hadal {
 
@@ -94,6 +95,11 @@ class Port {
     });
   }
 
+  /// Every connection looks again at what it waits for.
+  void wake_sessions() {
+    for_all_sessions([](Session& session) { session.wake(); });
+  }
+
   /// False when connections are left at `deadline()`, which is asked again after each change.
   template <class Deadline>
   bool wait_empty(Deadline deadline) {
@@ -150,16 +156,23 @@ class Port {
     {
       const std::lock_guard lock(mutex_);
       if (std::ssize(sessions_) >= core_.config().limits.connections_max) {
+        core_.traffic().count_refusal(Gate::accept);
         return;  // the socket closes
       }
       session = std::make_shared<Session>(std::move(socket), core_, scope_, text_pool_);
       key = next_key_++;
       sessions_.emplace(key, session);
     }
+    if (scope_ == PortScope::serving) {
+      core_.begin_connection();
+    }
     asio::co_spawn(
         session->executor(), run_session(session), [this, key](std::exception_ptr error) {
           if (error) {
             log_error("http: a connection failed and was closed");
+          }
+          if (scope_ == PortScope::serving) {
+            core_.end_connection();
           }
           const std::lock_guard lock(mutex_);
           sessions_.erase(key);
@@ -212,6 +225,7 @@ struct ApiServer::Impl {
   api::Port admin;
   api::Port serving;
   api::Port worker;  ///< the serving port of a node without an engine
+  std::optional<api::TrafficMonitor> monitor;
   std::atomic<bool> has_drain{false};
   std::atomic<TimePoint::rep> drain_deadline{0};
 };
@@ -237,6 +251,7 @@ Status ApiServer::open(const ServedModel& model) {
   const ApiConfig& config = impl_->core.config();
   HADAL_RETURN_IF_ERROR(impl_->serving.open(config.host, config.port));
   impl_->core.set_state(ServerState::ready);
+  impl_->monitor.emplace(impl_->core, [impl = impl_.get()] { impl->serving.wake_sessions(); });
   return ok_status();
 }
 
@@ -279,6 +294,7 @@ void ApiServer::wait_drained() {
 }
 
 void ApiServer::stop() {
+  impl_->monitor.reset();
   impl_->serving.stop();
   impl_->worker.stop();
   impl_->admin.stop();

@@ -31,18 +31,38 @@ std::optional<std::string> ServerCore::failure() const {
   return has_model_.load() ? model_.engine->fatal_error() : std::nullopt;
 }
 
-bool ServerCore::is_stuck() const {
+double ServerCore::stalled_seconds() const {
   if (!has_model_.load() || num_working_.load() == 0) {
-    return false;
+    return 0.0;
   }
   const TimePoint since{TimePoint::duration(work_since_.load())};
   const TimePoint last = std::max(since, model_.engine->stats().last_step_time);
   const std::chrono::duration<double> waited = system_clock().now() - last;
-  return waited.count() > config_.step_timeout_s;
+  return waited.count();
+}
+
+bool ServerCore::is_stuck() const {
+  return stalled_seconds() > config_.step_timeout_s;
 }
 
 bool ServerCore::is_ready() const {
-  return state() == ServerState::ready && !failure() && !is_stuck();
+  return state() == ServerState::ready && !failure() && !is_stuck() && !traffic_.is_open();
+}
+
+PressureSample ServerCore::pressure() const {
+  const auto part = [](auto used, auto all) {
+    return static_cast<double>(used) / static_cast<double>(std::max<decltype(all)>(all, 1));
+  };
+  const EngineStats stats = model_.engine->stats();
+  PressureSample sample;
+  sample.queue_wait =
+      stats.queue_wait_limit_s > 0 ? stats.queue_wait_s / stats.queue_wait_limit_s : 0.0;
+  sample.queue_fill = stats.queue_fill;
+  sample.pages = stats.num_queued > 0 ? part(stats.pages_leased, stats.pages_total) : 0.0;
+  sample.body_bytes = part(body_bytes_.load(), config_.limits.buffered_body_bytes_max);
+  sample.text_jobs = part(num_text_jobs_.load(), config_.limits.text_jobs_max);
+  sample.connections = part(num_connections_.load(), config_.limits.connections_max);
+  return sample;
 }
 
 void ServerCore::begin_work() {

@@ -38,7 +38,10 @@ class ServerCore {
   const ServedModel* model() const { return has_model_.load() ? &model_ : nullptr; }
 
   /// Only when there is a model.
-  ServingContext context() { return {config_, model_, ids_}; }
+  ServingContext context() {
+    const int32_t most = traffic_.level() >= 3 ? config_.traffic.ladder.default_max_tokens : 0;
+    return {config_, model_, ids_, most};
+  }
 
   void set_state(ServerState state) { state_.store(state); }
 
@@ -47,7 +50,9 @@ class ServerCore {
   void set_failed(const std::string& why);
   /// Why the process cannot serve any more; nullopt while it can.
   std::optional<std::string> failure() const;
-  /// A request waits, and no step has ended for config().step_timeout_s.
+  /// How long requests have waited without the end of a step; 0 while nobody waits.
+  double stalled_seconds() const;
+  /// Longer than config().step_timeout_s.
   bool is_stuck() const;
   bool is_ready() const;
 
@@ -64,6 +69,13 @@ class ServerCore {
 
   void release_text_job() { num_text_jobs_.fetch_sub(1); }
 
+  void begin_connection() { num_connections_.fetch_add(1); }
+
+  void end_connection() { num_connections_.fetch_sub(1); }
+
+  /// What the serving port and the engine run short of.
+  PressureSample pressure() const;
+
  private:
   const ApiConfig config_;
   const MetricsPage& metrics_;
@@ -78,6 +90,7 @@ class ServerCore {
   std::atomic<TimePoint::rep> work_since_{0};
   std::atomic<int64_t> body_bytes_{0};
   std::atomic<int32_t> num_text_jobs_{0};
+  std::atomic<int32_t> num_connections_{0};
 };
 
 }  // namespace hadal::api

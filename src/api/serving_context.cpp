@@ -47,7 +47,14 @@ IdSource::IdSource(std::optional<uint64_t> seed)
 std::string IdSource::cache_namespace(std::string_view salt) const {
   if (salt.empty())
     return {};
-  const std::string message = "cache_salt:" + std::string(salt);
+  return digest("cache_salt:" + std::string(salt));
+}
+
+std::string IdSource::fingerprint(std::string_view body) const {
+  return digest("body:" + std::string(body));
+}
+
+std::string IdSource::digest(std::string_view message) const {
   std::array<unsigned char, EVP_MAX_MD_SIZE> digest{};
   unsigned int size = 0;
   const auto* bytes = reinterpret_cast<const unsigned char*>(message.data());

@@ -27,8 +27,12 @@ class IdSource {
   /// The namespace of the radix cache for a `cache_salt`: HMAC-SHA256 under a key of this process,
   /// so that nobody can name another's namespace. Empty for an empty salt: what all share.
   std::string cache_namespace(std::string_view salt) const;
+  /// A digest of a request's body that nobody outside can make.
+  std::string fingerprint(std::string_view body) const;
 
  private:
+  std::string digest(std::string_view message) const;
+
   uint64_t id_key_[2];
   uint64_t seed_key_;
   std::array<unsigned char, 32> namespace_key_;
@@ -40,6 +44,8 @@ struct ServingContext {
   const ApiConfig& config;
   const ServedModel& model;
   IdSource& ids;
+  /// Of requests that name none, while the server is degraded; 0 = no other limit than ever.
+  int32_t max_tokens_if_absent = 0;
 
   /// Ids below this name a token of both the tokenizer and the model.
   int32_t vocab_size() const;

@@ -21,6 +21,7 @@ namespace {
 
 constexpr std::string_view kHeadEnd = "\r\n\r\n";
 constexpr double kLingerSeconds = 2;
+constexpr double kShortIdleSeconds = 15;  ///< of idle connections, under pressure
 constexpr int64_t kSmallBodyBytes = 64 << 10;
 
 bool is_generating(RouteId route) {
@@ -141,7 +142,9 @@ asio::awaitable<std::optional<RequestHead>> Session::read_head() {
   const auto bytes_max = static_cast<size_t>(limits.header_bytes_max);
   std::string& input = connection_->input();
   std::optional<ApiError> error;
-  TimePoint deadline = after_seconds(limits.idle_timeout_s);
+  const bool is_short = core_.traffic().level() >= 1;
+  TimePoint deadline = after_seconds(is_short ? std::min(kShortIdleSeconds, limits.idle_timeout_s)
+                                              : limits.idle_timeout_s);
   bool has_begun = false;
   while (!error) {
     while (!has_begun && input.starts_with("\r\n")) {
@@ -258,6 +261,9 @@ std::optional<HttpReply> Session::check(const RequestHead& head, const Route*& r
   if (needs_engine && core_.state() == ServerState::draining) {
     return refuse({503, "the server is shutting down", {}, "draining", Gate::drain});
   }
+  if (route->id == RouteId::health_generate && core_.traffic().is_open()) {
+    return refuse({503, "the engine does not answer", {}, "engine_unavailable", Gate::breaker});
+  }
   return std::nullopt;
 }
 
@@ -296,6 +302,7 @@ asio::awaitable<void> Session::handle(const RequestHead& head) {
       given_id != nullptr && is_plain(*given_id, 128) ? *given_id : core_.ids().next_hex();
   usage_note_.clear();
   pass_.reset();
+  closes_ = closes_ || core_.traffic().level() >= 4;
   const Route* route = nullptr;
   std::optional<HttpReply> refusal = check(head, route);
   const bool generates = !refusal && is_generating(route->id);
@@ -351,9 +358,15 @@ void Session::append_cors(const RequestHead& head, std::string& out) const {
   }
 }
 
-void Session::append_allowance(std::string& out) const {
+void Session::append_traffic(std::string& out) const {
   if (tenant_ == nullptr) {
     return;
+  }
+  if (const int32_t level = core_.traffic().level(); level > 0) {
+    out += "x-degraded: " + std::to_string(level) + "\r\n";
+  }
+  if (const BreakerState state = core_.traffic().breaker_state(); state != BreakerState::closed) {
+    out += "x-hadal-breaker: " + std::string(breaker_state_name(state)) + "\r\n";
   }
   const AllowanceView view = tenant_->allowance(system_clock().now());
   const auto append = [&](std::string_view what, double limit, double left, double reset_s) {
@@ -392,7 +405,7 @@ std::string Session::reply_head(const RequestHead& head,
   out += framing;
   out += "x-request-id: " + request_id_ + "\r\n";
   append_cors(head, out);
-  append_allowance(out);
+  append_traffic(out);
   out += closes_ ? "Connection: close\r\n" : "Connection: keep-alive\r\n";
   return out;
 }

@@ -38,6 +38,8 @@ class Session : public std::enable_shared_from_this<Session> {
   void begin_drain();
   /// On the strand. The answer in progress ends with an error.
   void end_drain();
+  /// On the strand. Looks again at what it waits for.
+  void wake();
   /// On the strand. Closes at once; a request in progress is cancelled.
   void cut();
 
@@ -69,7 +71,8 @@ class Session : public std::enable_shared_from_this<Session> {
   boost::asio::awaitable<void> generate(const Route& route,
                                         const RequestHead& head,
                                         const std::string& body);
-  boost::asio::awaitable<void> run_job(const RequestHead& head, GenerationJob& job);
+  /// Runs the job; false when the engine failed under it.
+  boost::asio::awaitable<bool> run_job(const RequestHead& head, GenerationJob& job);
   /// Moves events into the job until it has something to send or is done.
   boost::asio::awaitable<void> advance(Flight& flight, GenerationJob& job);
   boost::asio::awaitable<bool> send_stream(const RequestHead& head,
@@ -84,10 +87,9 @@ class Session : public std::enable_shared_from_this<Session> {
                          std::string_view framing) const;
   HttpReply preflight(const RequestHead& head, const Route& route) const;
   void append_cors(const RequestHead& head, std::string& out) const;
-  void append_allowance(std::string& out) const;
+  void append_traffic(std::string& out) const;
   void log_access(const RequestHead& head, int status, Gate gate = Gate::none) const;
   void watch_peer();
-  void wake();
 
   std::shared_ptr<Connection> connection_;
   ServerCore& core_;

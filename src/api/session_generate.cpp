@@ -76,30 +76,50 @@ struct Session::Flight {
 asio::awaitable<void> Session::generate(const Route& route,
                                         const RequestHead& head,
                                         const std::string& body) {
+  TrafficControl& traffic = core_.traffic();
+  std::string fingerprint = traffic.has_suspects() ? core_.ids().fingerprint(body) : "";
+  std::optional<ApiError> error;
   ApiResult<std::unique_ptr<GenerationJob>> job = std::unique_ptr<GenerationJob>();
-  const std::function<void()> work = [&] {
-    job = route.id == RouteId::chat_completions ? make_chat_job(core_.context(), body)
-                                                : make_completion_job(core_.context(), body);
-  };
-  if (const std::optional<ApiError> busy = co_await run_text(body.size(), work)) {
-    job = *busy;
+  if (!fingerprint.empty()) {
+    error = traffic.refuse_suspect(fingerprint);
   }
-  if (!job) {
-    HttpReply reply = refuse(job.error());
+  if (!error) {
+    const std::function<void()> work = [&] {
+      job = route.id == RouteId::chat_completions ? make_chat_job(core_.context(), body)
+                                                  : make_completion_job(core_.context(), body);
+    };
+    error = co_await run_text(body.size(), work);
+  }
+  if (!error && !job) {
+    error = job.error();
+  }
+  if (!error && traffic.level() >= 2 && job.value()->is_costly()) {
+    error = ApiError{503,
+                     "the server is under pressure: one answer and at most " +
+                         std::to_string(kDegradedLogprobs) + " logprobs a request",
+                     {},
+                     "overloaded",
+                     Gate::ladder};
+  }
+  if (error) {
+    HttpReply reply = refuse(*error);
     co_await send(head, std::move(reply));
     co_return;
   }
-  co_await run_job(head, *job.value());
+  const bool is_good = co_await run_job(head, *job.value());
+  if (!is_good || !fingerprint.empty()) {
+    traffic.note_end(core_.ids().fingerprint(body), !is_good);
+  }
 }
 
-asio::awaitable<void> Session::run_job(const RequestHead& head, GenerationJob& job) {
+asio::awaitable<bool> Session::run_job(const RequestHead& head, GenerationJob& job) {
   Flight flight(core_, signal_);
   for (GenerateRequest& request : job.take_requests()) {
     pass_->apply_to(request);
     if (const std::optional<ApiError> error = flight.submit(std::move(request))) {
       HttpReply reply = refuse(*error);
       co_await send(head, std::move(reply));
-      co_return;
+      co_return true;
     }
   }
   pass_->use(job.prompt_tokens());
@@ -113,13 +133,14 @@ asio::awaitable<void> Session::run_job(const RequestHead& head, GenerationJob& j
     }
   }
   connection_->stop_watching();
+  const bool is_good = !pass_->is_void();
   pass_->use(job.prompt_tokens() + job.completion_tokens());
   usage_note_ = " prompt=" + std::to_string(job.prompt_tokens()) +
                 " completion=" + std::to_string(job.completion_tokens());
   if (!is_open || is_peer_gone_) {
     closes_ = true;
     log_access(head, 499);
-    co_return;
+    co_return is_good;
   }
   if (job.error() && !has_head) {
     HttpReply reply = refuse(*job.error());
@@ -140,6 +161,7 @@ asio::awaitable<void> Session::run_job(const RequestHead& head, GenerationJob& j
     reply.body = job.response();
     co_await send(head, std::move(reply));
   }
+  co_return is_good;
 }
 
 void Session::watch_peer() {
@@ -161,6 +183,15 @@ asio::awaitable<void> Session::advance(Flight& flight, GenerationJob& job) {
       flight.cancel(choice);
     }
     if (is_peer_gone_ || job.is_done() || job.has_stream()) {
+      co_return;
+    }
+    if (pass_->is_void()) {
+      job.fail({503,
+                "the engine does not answer",
+                {},
+                "engine_unavailable",
+                Gate::breaker,
+                core_.config().traffic.breaker.cooldown_s});
       co_return;
     }
     if (is_drain_over_) {

@@ -5,9 +5,11 @@
 // microseconds whatever the engine does.
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -16,6 +18,7 @@
 
 #include <hadal/api/server.h>
 #include <hadal/traffic/key_ring.h>
+#include <hadal/traffic/traffic_config.h>
 
 #include "api_error.h"
 
@@ -29,12 +32,12 @@ struct Knock {
   int64_t body_bytes = 0;  ///< the most it may have
 };
 
+class TrafficControl;
+
 /// One request that came through. It counts against its tenant until it is gone.
 class Pass {
  public:
-  Pass(Knock knock, int64_t estimated_tokens, Metrics* metrics)
-      : knock_(std::move(knock)), estimated_tokens_(estimated_tokens), metrics_(metrics) {}
-
+  Pass(TrafficControl& traffic, Knock knock, int64_t estimated_tokens);
   Pass(const Pass&) = delete;
   Pass& operator=(const Pass&) = delete;
   /// Without use(): as if it had never come.
@@ -46,12 +49,14 @@ class Pass {
   /// It reached the engine and has used so many tokens, in all, so far.
   void use(int64_t tokens) { used_tokens_ = tokens; }
 
-  const Knock& knock() const { return knock_; }
+  /// The engine has failed since it came in: it ends with an error, whatever the engine does.
+  bool is_void() const;
 
  private:
+  TrafficControl& traffic_;
   Knock knock_;
   int64_t estimated_tokens_;
-  Metrics* metrics_;
+  int64_t epoch_;
   std::optional<int64_t> used_tokens_;
 };
 
@@ -75,6 +80,8 @@ class TrafficControl {
                               const std::string* class_header,
                               const std::string* timeout_header,
                               int64_t body_bytes) const;
+  /// Why class, level or breaker refuse it now; for what needs the engine but is nobody's.
+  std::optional<ApiError> refuse_by_state(TrafficClass traffic_class);
   /// Through the gates that need no body.
   ApiResult<std::unique_ptr<Pass>> admit(Knock knock);
 
@@ -85,9 +92,37 @@ class TrafficControl {
   void complete(ApiError& error) const;
   /// Counts a reply that refuses.
   void count_refusal(Gate gate);
+  /// "G4_queue 312, G6_wait 5" of the refusals since the last call; empty without any.
+  std::string take_refusals();
+
+  /// The steps of the ladder that the API takes; any thread, no lock.
+  int32_t level() const { return level_.load(std::memory_order_relaxed); }
+
+  BreakerState breaker_state() const { return breaker_state_.load(std::memory_order_relaxed); }
+
+  /// Nobody is let in, but canaries.
+  bool is_open() const {
+    return breaker_state() == BreakerState::open || breaker_state() == BreakerState::half_open;
+  }
+
+  /// Whether fingerprints need to be made.
+  bool has_suspects() const { return has_suspects_.load(std::memory_order_relaxed); }
+
+  /// The request's quarantine, if there is one.
+  std::optional<ApiError> refuse_suspect(const std::string& fingerprint);
+  /// How a request that came through has ended.
+  void note_end(const std::string& fingerprint, bool was_in_failure);
+
+  // The monitor's thread.
+  /// The engine hangs: what runs is void, nobody comes in.
+  void trip(const std::string& why);
+  void update(const PressureSample& sample);
+  void on_canary(bool is_good);
 
  private:
+  friend class Pass;
   double jitter() const;
+  void publish();
 
   const ApiConfig& config_;
   KeyRing keys_;
@@ -96,6 +131,16 @@ class TrafficControl {
   TimePoint created_;
   double start_seconds_ = 1.0;  ///< that this process took until it served
   mutable std::atomic<uint64_t> num_jitters_{0};
+  std::mutex mutex_;  ///< of the next three
+  Ladder ladder_;
+  Breaker breaker_;
+  Quarantine quarantine_;
+  std::atomic<int32_t> level_{0};
+  std::atomic<BreakerState> breaker_state_{BreakerState::closed};
+  std::atomic<bool> has_suspects_{false};
+  std::atomic<int64_t> epoch_{0};  ///< trips so far
+  std::atomic<int64_t> num_passes_{0};
+  std::array<std::atomic<int64_t>, kNumGates> num_refusals_{};
 };
 
 }  // namespace hadal::api

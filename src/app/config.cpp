@@ -225,7 +225,9 @@ void read_runner(FlagReader& reader, Config& config) {
     if (comma < kind.size()) {
       runner.null_fault = parse_planted_fault(std::string_view(kind).substr(comma + 1));
       if (!runner.null_fault) {
-        reader.fail("runner", "null:STEP_US,hang@RANK:STEP or null:STEP_US,token@RANK:STEP", kind);
+        reader.fail("runner",
+                    "null:STEP_US,hang@RANK:STEP[:SECONDS] or null:STEP_US,token@RANK:STEP",
+                    kind);
       }
     }
     runner.null_step_us = step_us;
@@ -283,6 +285,7 @@ void read_api(FlagReader& reader, Config& config) {
   }
   reader.text("api-key", api.api_key);
   reader.text("api-key-file", config.api_key_file);
+  reader.text("traffic-config", config.traffic_file);
   reader.list("cors-origins", api.cors_origins);
   reader.integer("max-connections", 1, 1'000'000, api.limits.connections_max);
   reader.toggle("strict-model-name", api.strict_model_name);

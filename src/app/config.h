@@ -128,6 +128,7 @@ struct Config {
   RankOptions rank;
   ApiConfig api;
   std::filesystem::path api_key_file;  ///< empty = none
+  std::filesystem::path traffic_file;  ///< empty = defaults
   EngineConfig engine;
   GenerateOptions generate;
   BenchOptions bench;

@@ -1,11 +1,13 @@
 // The executable: parse, dispatch, exit code.
 #include <cstdio>
 
+#include "api_key_file.h"
 #include "cli.h"
 #include "commands.h"
 #include "device.h"
 #include "exit_code.h"
 #include "files.h"
+#include "traffic_file.h"
 
 namespace hadal {
 
@@ -33,6 +35,23 @@ Result<FlagValues> read_config_file(const CommandLine& line) {
 bool has_device(FlagCommands command) {
   return command == kServe || command == kGenerate || command == kCheck || command == kRank ||
          command == kReplay;
+}
+
+/// The files that rank 0 goes by.
+Status read_traffic(Config& config) {
+  if (config.layout.node_rank > 0 || config.rank.rank > 0) {
+    return ok_status();
+  }
+  HADAL_RETURN_IF_ERROR(apply_traffic_file(config));
+  if (config.api_key_file.empty()) {
+    return ok_status();
+  }
+  auto keys = load_api_keys(config.api_key_file);
+  if (!keys) {
+    return keys.error();
+  }
+  config.api.keys = std::move(keys).value();
+  return ok_status();
 }
 
 int run(const std::vector<std::string>& arguments) {
@@ -64,6 +83,11 @@ int run(const std::vector<std::string>& arguments) {
   if (has_device(command)) {
     if (Status device = resolve_device(config.value()); !device) {
       return fail(kExitUsage, device.error().message);
+    }
+  }
+  if (command == kServe || command == kCheck || command == kRank) {
+    if (Status traffic = read_traffic(config.value()); !traffic) {
+      return fail(kExitUsage, traffic.error().message);
     }
   }
   for (const std::string& warning : config.value().warnings) {

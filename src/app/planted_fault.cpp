@@ -26,8 +26,9 @@ class FaultyRunner final : public Runner {
     if (!result || result.value().step_id < fault_.step_id) {
       return result;
     }
-    while (fault_.kind == FaultKind::hang) {
-      std::this_thread::sleep_for(std::chrono::seconds(1));
+    if (fault_.kind == FaultKind::hang) {
+      hang();
+      return result;
     }
     for (RowResult& row : result.value().rows) {
       if (row.token >= 0) {
@@ -38,9 +39,23 @@ class FaultyRunner final : public Runner {
   }
 
  private:
+  void hang() {
+    if (has_hung_) {
+      return;
+    }
+    do {
+      std::this_thread::sleep_for(
+          std::chrono::duration<double>(fault_.seconds > 0 ? fault_.seconds : 1.0));
+    } while (fault_.seconds <= 0);
+    has_hung_ = true;
+  }
+
   std::unique_ptr<Runner> runner_;
   PlantedFault fault_;
+  bool has_hung_ = false;
 };
+
+constexpr double kHangSecondsMax = 86'400;
 
 template <class T>
 bool parse_all(std::string_view text, T& value) {
@@ -62,8 +77,17 @@ std::optional<PlantedFault> parse_planted_fault(std::string_view text) {
     return std::nullopt;
   }
   fault.kind = kind == "hang" ? FaultKind::hang : FaultKind::token;
+  std::string_view step = text.substr(colon + 1);
+  if (const size_t second = step.find(':');
+      second != std::string_view::npos && fault.kind == FaultKind::hang) {
+    if (!parse_all(step.substr(second + 1), fault.seconds) || !(fault.seconds > 0) ||
+        fault.seconds > kHangSecondsMax) {
+      return std::nullopt;
+    }
+    step = step.substr(0, second);
+  }
   if (!parse_all(text.substr(at + 1, colon - at - 1), fault.rank) || fault.rank < 0 ||
-      !parse_all(text.substr(colon + 1), fault.step_id)) {
+      !parse_all(step, fault.step_id)) {
     return std::nullopt;
   }
   return fault;

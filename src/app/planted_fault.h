@@ -12,7 +12,7 @@
 namespace hadal {
 
 enum class FaultKind {
-  hang,   ///< the step never ends, the process lives
+  hang,   ///< the step does not end, the process lives
   token,  ///< other ids are sampled than on the other ranks
 };
 
@@ -20,9 +20,10 @@ struct PlantedFault {
   FaultKind kind = FaultKind::hang;
   int32_t rank = 0;
   uint64_t step_id = 0;  ///< the first step that has the fault
+  double seconds = 0;    ///< of a hang, once; 0 = for ever
 };
 
-/// "hang@RANK:STEP" or "token@RANK:STEP"; nullopt for anything else.
+/// "hang@RANK:STEP", "hang@RANK:STEP:SECONDS" or "token@RANK:STEP"; nullopt for anything else.
 std::optional<PlantedFault> parse_planted_fault(std::string_view text);
 
 /// `runner` with the fault in it.

@@ -35,7 +35,7 @@ using namespace std::chrono_literals;
 constexpr auto kPollInterval = 200ms;
 constexpr auto kGroupPollInterval = 20ms;
 constexpr double kFailureDrainSeconds = 2;
-constexpr int kWarmUpTokens = 4;
+constexpr int kWarmUpTokens = 8;
 
 sigset_t ending_signals() {
   sigset_t signals;
@@ -213,9 +213,12 @@ class StartTimes {
 };
 
 /// One short greedy answer: the first step allocates, pages in weights and finds what is broken.
-Status warm_up(Engine& engine, const Tokenizer& tokenizer) {
+/// The same question is the canary when the engine has to prove later that it still works.
+Result<Canary> warm_up(Engine& engine, const Tokenizer& tokenizer) {
+  Canary canary;
+  canary.prompt = {tokenizer.bos_id().value_or(0)};
   GenerateRequest request;
-  request.prompt = {tokenizer.bos_id().value_or(0)};
+  request.prompt = canary.prompt;
   request.sampling.temperature = 0;
   request.max_new_tokens = kWarmUpTokens;
   request.ignore_stop_tokens = true;
@@ -228,8 +231,11 @@ Status warm_up(Engine& engine, const Tokenizer& tokenizer) {
     if (event.finish == FinishReason::error || event.finish == FinishReason::deadline) {
       return Error{ErrorCode::unavailable, "warm-up: " + event.error};
     }
+    if (event.token) {
+      canary.answer.push_back(*event.token);
+    }
     if (event.finish) {
-      return ok_status();
+      return canary;
     }
   }
 }
@@ -358,13 +364,6 @@ int serve_model(const Config& config, const Environment& environment, RankSeat* 
   ApiConfig api_config = config.api;
   const std::string version = version_text();  // "hadal VERSION (...)\n"
   api_config.version = version.substr(6, version.size() - 7);
-  if (!config.api_key_file.empty()) {
-    auto keys = load_api_keys(config.api_key_file);
-    if (!keys) {
-      return fail(kExitUsage, keys.error());
-    }
-    api_config.keys = std::move(keys).value();
-  }
   ApiServer server(api_config, metrics);
   if (Status started = server.start(); !started) {
     return fail(kExitRetry, started.error());
@@ -387,13 +386,15 @@ int serve_model(const Config& config, const Environment& environment, RankSeat* 
   Engine engine(
       config.engine, step_log.wrap(std::move(runner).value()), metrics.metrics(), system_clock());
   engine.start();
-  if (Status warm = warm_up(engine, parts.value().text.tokenizer); !warm) {
-    return fail(kExitInternal, warm.error());
+  auto canary = warm_up(engine, parts.value().text.tokenizer);
+  if (!canary) {
+    return fail(kExitInternal, canary.error());
   }
   times.add("first answer");
   loading_signals.reset();
-  if (Status opened = server.open(served_model(config, parts.value(), engine, metrics.metrics()));
-      !opened) {
+  ServedModel served = served_model(config, parts.value(), engine, metrics.metrics());
+  served.canary = std::move(canary).value();
+  if (Status opened = server.open(served); !opened) {
     return fail(kExitRetry, opened.error());
   }
   log_info(times.text());

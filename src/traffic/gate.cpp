@@ -6,18 +6,18 @@
 namespace hadal {
 
 std::string_view gate_name(Gate gate) {
-  constexpr std::array<std::string_view, 12> kNames = {"",
-                                                       "G0_accept",
-                                                       "G1_bytes",
-                                                       "G2_identity",
-                                                       "G3_shape",
-                                                       "G4_queue",
-                                                       "G5_text",
-                                                       "G6_wait",
-                                                       "ladder",
-                                                       "breaker",
-                                                       "quarantine",
-                                                       "drain"};
+  constexpr std::array<std::string_view, kNumGates> kNames = {"",
+                                                              "G0_accept",
+                                                              "G1_bytes",
+                                                              "G2_identity",
+                                                              "G3_shape",
+                                                              "G4_queue",
+                                                              "G5_text",
+                                                              "G6_wait",
+                                                              "ladder",
+                                                              "breaker",
+                                                              "quarantine",
+                                                              "drain"};
   return kNames[static_cast<size_t>(gate)];
 }
 

@@ -9,8 +9,10 @@ namespace hadal {
 namespace {
 
 // At the longest wait that admission allows, and in a full queue, a server is busy, not ill: level
-// 2. Beyond it service has become slower than it was when those who wait were let in.
-constexpr double kQueueScale = 0.80;
+// 2. Admission keeps the bound on time by itself, and a few long requests in front of one slot may
+// wait for minutes, so time counts no further. A queue beyond its places means that very many keys
+// have work at once.
+constexpr double kQueueScale = 0.82;
 constexpr double kPagesScale = 0.80;
 constexpr double kFrontScale = 0.85;
 constexpr double kConnectionsScale = 0.75;  ///< closes idle ones early, refuses class batch
@@ -18,8 +20,8 @@ constexpr double kConnectionsScale = 0.75;  ///< closes idle ones early, refuses
 }  // namespace
 
 double pressure_of(const PressureSample& sample) {
-  return std::max({kQueueScale * sample.queue_wait,
-                   kQueueScale * std::min(1.0, sample.queue_fill),
+  return std::max({kQueueScale * std::min(1.0, sample.queue_wait),
+                   kQueueScale * sample.queue_fill,
                    kPagesScale * std::min(1.0, sample.pages),
                    kFrontScale * std::min(1.0, sample.body_bytes),
                    kFrontScale * std::min(1.0, sample.text_jobs),

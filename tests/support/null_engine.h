@@ -1,8 +1,11 @@
 // An engine on the null runner with the tiny tokenizer: everything but a model.
 #pragma once
 
+#include <atomic>
+#include <chrono>
 #include <memory>
 #include <string>
+#include <thread>
 
 #include <hadal/api/server.h>
 #include <hadal/engine/engine.h>
@@ -13,6 +16,28 @@
 
 namespace hadal_test {
 
+/// A runner whose steps do not end while a test says so.
+class HangingRunner final : public hadal::Runner {
+ public:
+  HangingRunner(std::unique_ptr<hadal::Runner> runner, std::atomic<bool>* hangs)
+      : runner_(std::move(runner)), hangs_(hangs) {}
+
+  const hadal::RunnerLimits& limits() const override { return runner_->limits(); }
+
+  hadal::Status submit(const hadal::BatchPlan& plan) override { return runner_->submit(plan); }
+
+  hadal::Result<hadal::StepResult> wait() override {
+    while (hangs_->load()) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    return runner_->wait();
+  }
+
+ private:
+  std::unique_ptr<hadal::Runner> runner_;
+  std::atomic<bool>* hangs_;
+};
+
 struct NullEngineOptions {
   int64_t step_us = 0;
   int32_t num_pages = 256;
@@ -20,6 +45,7 @@ struct NullEngineOptions {
   int32_t max_context_tokens = 4096;
   int32_t max_queued_requests = 256;
   bool starts = true;
+  std::atomic<bool>* hangs = nullptr;  ///< see HangingRunner; nullptr = never
 };
 
 class NullEngine {
@@ -37,8 +63,11 @@ class NullEngine {
     hadal::EngineConfig config;
     config.max_running_requests = options.max_slots;
     config.max_queued_requests = options.max_queued_requests;
-    engine_ = std::make_unique<hadal::Engine>(
-        config, hadal::make_null_runner(runner), registry_.metrics());
+    std::unique_ptr<hadal::Runner> made = hadal::make_null_runner(runner);
+    if (options.hangs != nullptr) {
+      made = std::make_unique<HangingRunner>(std::move(made), options.hangs);
+    }
+    engine_ = std::make_unique<hadal::Engine>(config, std::move(made), registry_.metrics());
     if (options.starts) {
       engine_->start();
     }

@@ -19,7 +19,7 @@
 #include <hadal/metrics/metrics.h>
 #include <hadal/text/chat_template.h>
 #include <hadal/text/tokenizer.h>
-#include <hadal/traffic/api_key.h>
+#include <hadal/traffic/traffic_config.h>
 
 namespace hadal {
 
@@ -54,9 +54,10 @@ struct ApiConfig {
   std::string admin_host = "127.0.0.1";
   std::optional<uint16_t> admin_port;  ///< nullopt = no admin port, 0 = any free port
   std::string served_model_name;
-  bool strict_model_name = false;                 ///< another name in a request is 404
-  std::string api_key;                            ///< one more key, without limits; empty = none
-  std::vector<ApiKey> keys;                       ///< no keys at all = none asked for
+  bool strict_model_name = false;  ///< another name in a request is 404
+  std::string api_key;             ///< one more key, without limits; empty = none
+  std::vector<ApiKey> keys;        ///< no keys at all = none asked for
+  TrafficConfig traffic;
   std::vector<std::string> cors_origins = {"*"};  ///< empty = no CORS headers
   bool separates_reasoning = false;  ///< `--reasoning-parser`: thinking as reasoning_content
   bool raw_prompts_may_hold_special_tokens = true;  ///< prompts of /v1/completions and /tokenize
@@ -70,6 +71,13 @@ struct ApiConfig {
   HttpLimits limits;
 };
 
+/// A greedy question with a known answer, asked when nobody else may. No prompt = one token of the
+/// tokenizer's; no answer = any of its length will do.
+struct Canary {
+  std::vector<TokenId> prompt;
+  std::vector<TokenId> answer;
+};
+
 /// What answers: borrowed parts must outlive the server's stop().
 struct ServedModel {
   Engine* engine = nullptr;
@@ -77,6 +85,7 @@ struct ServedModel {
   Metrics* metrics = nullptr;                   ///< what the front counts; nullptr = nothing
   const ChatTemplate* chat_template = nullptr;  ///< nullptr: /v1/chat/completions is refused
   SamplingDefaults sampling;
+  Canary canary;
   std::vector<TokenId> eos_token_ids;
   int32_t context_length = 0;      ///< prompt plus generated; at most the runner's
   int32_t default_max_tokens = 0;  ///< for chats that name none; 0 = the rest of the context

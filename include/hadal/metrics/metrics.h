@@ -59,6 +59,12 @@ struct Metrics {
   CounterSet& key_requests_total;      ///< by `key`: of the API keys' file, as the next two
   CounterSet& key_refused_total;       ///< for want of the key's own allowance
   CounterSet& key_tokens_total;        ///< prompt and generated
+  Counter& breaker_trips_total;
+  Gauge& breaker_state;     ///< 0 closed, 1 open, 2 half open, 3 ramp
+  Gauge& breaker_admitted;  ///< part of the requests that may run at once
+  Gauge& traffic_level;     ///< of the ladder, 0 = normal
+  Gauge& traffic_pressure;  ///< what the ladder goes by
+  Gauge& quarantined_requests;
   Gauge& requests_running;
   Gauge& requests_queued;
   Gauge& pages_total;

@@ -2,6 +2,7 @@
 // and in the response header x-hadal-gate.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string_view>
 
@@ -21,6 +22,8 @@ enum class Gate : uint8_t {
   quarantine,  ///< the request was there each time the engine failed
   drain,       ///< the server is going away
 };
+
+inline constexpr size_t kNumGates = 12;
 
 /// "G0_accept"; "" for none. G7, the admission to KV pages, refuses nobody: who does not fit waits.
 std::string_view gate_name(Gate gate);

@@ -26,7 +26,7 @@ struct LadderConfig {
 /// What a server can run short of, 0 = nothing used, 1 = all.
 struct PressureSample {
   double queue_wait = 0;  ///< time to drain the queue / the most that anybody may wait
-  double queue_fill = 0;  ///< places in the queue
+  double queue_fill = 0;  ///< places in the queue; more than 1 when many keys are new
   double pages = 0;       ///< KV pages of running requests, while others wait
   double body_bytes = 0;  ///< memory of bodies
   double text_jobs = 0;   ///< long prompts that wait to be tokenised
@@ -34,8 +34,8 @@ struct PressureSample {
 };
 
 /// The largest, each on the scale on which a server that does well under full load stays below the
-/// steps that cost clients something: at the bound that admission itself keeps, the queue weighs
-/// 0.8; the others alone never reach level 3.
+/// steps that cost clients something: at the bounds that admission itself keeps, the queue weighs
+/// 0.82; only a queue beyond its places reaches level 3.
 double pressure_of(const PressureSample& sample);
 
 /// Arithmetic only; the caller serialises calls. Times never go back.

@@ -35,8 +35,8 @@ TEST_CASE("API keys: a wrong file is refused whole", "[app]") {
 
   for (
       const Case& bad : {
-          Case{"", "expected {\"keys\""},
-          Case{"[]", "expected {\"keys\""},
+          Case{"", "expected one JSON object"},
+          Case{"[]", "expected one JSON object"},
           Case{R"({"keys": []})", "1 to 4096 keys"},
           Case{R"({"keys": [], "more": 1})", "expected {\"keys\""},
           Case{R"({"keys": [3]})", "key 1: expected an object"},

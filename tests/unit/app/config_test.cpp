@@ -290,7 +290,15 @@ TEST_CASE("config: values are in range", "[app]") {
   CHECK(planted.null_fault->kind == FaultKind::token);
   CHECK(planted.null_fault->rank == 3);
   CHECK(planted.null_fault->step_id == 40);
+  const auto passing = configure({"--runner", "null:250,hang@0:40:2.5"}).value().runner.null_fault;
+  REQUIRE(passing);
+  CHECK(passing->kind == FaultKind::hang);
+  CHECK(passing->step_id == 40);
+  CHECK(passing->seconds == 2.5);
   for (const char* bad : {"null:1,",
+                          "null:1,hang@1:2:",
+                          "null:1,hang@1:2:0",
+                          "null:1,token@1:2:3",
                           "null:1,hang",
                           "null:1,hang@1",
                           "null:1,die@1:2",

@@ -76,7 +76,9 @@ TEST_CASE("pressure: a busy server stays below the steps that shorten answers", 
   const double busy = pressure_of({1.0, 1.0, 1.0, 1.0, 1.0, 1.0});
   CHECK(busy >= config.enter[1]);
   CHECK(busy < config.enter[2]);
-  CHECK(pressure_of({1.25, 0, 0, 0, 0, 0}) >= config.enter[4]);  // service has slowed down
+  CHECK(pressure_of({30.0, 0, 0, 0, 0, 0}) < config.enter[2]);  // long requests, one slot
+  CHECK(pressure_of({0, 1.1, 0, 0, 0, 0}) >= config.enter[2]);
+  CHECK(pressure_of({0, 1.2, 0, 0, 0, 0}) >= config.enter[4]);  // very many keys
   CHECK(pressure_of({0, 0, 0, 0, 0, 1.0}) >= config.enter[0]);
   CHECK(pressure_of({0, 0, 0, 0, 0, 9.0}) < config.enter[1]);
   CHECK(pressure_of({}) == 0.0);
