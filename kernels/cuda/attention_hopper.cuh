@@ -33,6 +33,11 @@ __device__ inline void wait_all_but(float (&c)[kSize]) {
   }
 }
 
+/// What this thread wrote to shared memory becomes visible to wgmma.
+__device__ inline void fence_shared_for_products() {
+  asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
+}
+
 #define HADAL_SUMS_16(d, at)                                                                       \
   "+f"(d[at]), "+f"(d[at + 1]), "+f"(d[at + 2]), "+f"(d[at + 3]), "+f"(d[at + 4]),                 \
       "+f"(d[at + 5]), "+f"(d[at + 6]), "+f"(d[at + 7]), "+f"(d[at + 8]), "+f"(d[at + 9]),         \
