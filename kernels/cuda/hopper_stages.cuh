@@ -64,20 +64,6 @@ __device__ inline void copy_scale(uint32_t to, const float* from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4;\n" ::"r"(to), "l"(from));
 }
 
-/// 16 bytes each at four offsets, in 16 bytes, to places 1024 apart. In one statement, so that no
-/// copy waits until the one before has read its address.
-__device__ inline void copy_four(uint32_t to, const std::byte* from, const uint4& offsets) {
-  asm volatile(
-      "cp.async.cg.shared.global [%0], [%1], 16;\n"
-      "cp.async.cg.shared.global [%0 + 1024], [%2], 16;\n"
-      "cp.async.cg.shared.global [%0 + 2048], [%3], 16;\n"
-      "cp.async.cg.shared.global [%0 + 3072], [%4], 16;\n" ::"r"(to),
-      "l"(from + uint64_t{offsets.x} * 16),
-      "l"(from + uint64_t{offsets.y} * 16),
-      "l"(from + uint64_t{offsets.z} * 16),
-      "l"(from + uint64_t{offsets.w} * 16));
-}
-
 /// What fills a stage, the same in every k block: one thread asks for boxes of weights and tokens,
 /// all copy scales and gathered tokens: the copy engine takes too long for a box a row.
 template <class Shape>
@@ -95,8 +81,8 @@ struct Loader {
   int32_t scale_at[kScales];  ///< of this thread's rows; -1 beyond the last
   int32_t x_row;              ///< the tile's first, when tokens are not gathered
   const std::byte* x;         ///< this thread's chunk of row 0, when they are
-  const uint4* x_offsets;     ///< of its tokens, 8 from one to the next, in 16 bytes
-  int32_t x_rounds;           ///< of four of them
+  const uint32_t* x_offsets;  ///< of its tokens, 8 from one to the next, in 16 bytes
+  int32_t x_rounds;           ///< how many of them
   const float* x_scales;      ///< of this thread's token, or null
   int32_t x_scale_group;
 
@@ -134,12 +120,12 @@ struct Loader {
     const int32_t m = min(thread(), tile.count - 1);
     const int64_t row = x_row_of(args, entry_of(args, tile.begin + m));
     if (thread() < Shape::kNumTokens) {
-      offsets[thread() % 8 * (Shape::kNumTokens / 8) + thread() / 8] =
+      offsets[thread()] =
           static_cast<uint32_t>((row - ordered.row_begin) * num_blocks * (kBlockBytes / 16));
     }
     x = ordered.data + thread() % 16 * 16;
-    x_offsets = reinterpret_cast<const uint4*>(offsets + thread() / 16 * (Shape::kNumTokens / 8));
-    x_rounds = (tile.count + 31) / 32;
+    x_offsets = offsets + thread() / 16;
+    x_rounds = (tile.count + 7) / 8;
     x_scales = kMode == ProductMode::fp8 && thread() < tile.count
                    ? args.x.scales + row * args.x.scale_row
                    : nullptr;
@@ -195,9 +181,9 @@ struct Loader {
     const int32_t m = thread() / 16;  // of 8 rows
     const uint32_t to = stage + c / 8 * kHalfBytes + m * 128 + ((c % 8) ^ m) * 16;
     const std::byte* from = x + int64_t{block} * kBlockBytes;
-#pragma unroll 1
+#pragma unroll 4
     for (int32_t i = 0; i < x_rounds; ++i) {
-      copy_four(to + i * 4096, from, x_offsets[i]);
+      copy_async(to + i * 1024, from + static_cast<uint64_t>(x_offsets[i * 8]) * 16, true);
     }
   }
 

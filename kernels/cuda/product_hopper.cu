@@ -320,7 +320,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
                   const __grid_constant__ OrderedX x) {
   extern __shared__ std::byte memory[];
   __shared__ int32_t entries[Shape::kNumTokens];
-  __shared__ alignas(16) uint32_t x_offsets[Shape::kNumTokens];
+  __shared__ uint32_t x_offsets[Shape::kNumTokens];
   __shared__ alignas(8) uint64_t barriers[2 * Shape::kStages];
   std::byte* stages = memory + (-shared_address(memory) & 1023U);
   const uint32_t full = shared_address(barriers);
