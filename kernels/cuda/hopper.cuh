@@ -47,11 +47,6 @@ __device__ inline void wait_phase(uint32_t barrier, uint32_t parity) {
       : "memory");
 }
 
-/// What this thread wrote to shared memory becomes visible to wgmma.
-__device__ inline void fence_shared_for_products() {
-  asm volatile("fence.proxy.async.shared::cta;\n" ::: "memory");
-}
-
 /// The barrier's phase also waits for this many bytes of boxes.
 __device__ inline void expect_bytes(uint32_t barrier, int32_t bytes) {
   asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;\n" ::"r"(barrier),
@@ -60,7 +55,7 @@ __device__ inline void expect_bytes(uint32_t barrier, int32_t bytes) {
 }
 
 /// Asks the copy engine for the box of `map` (a kernel parameter) at this byte and row; what lies
-/// outside becomes zeros.
+/// outside becomes zeros. A box of one row may lie at any multiple of 128 bytes in a swizzled tile.
 __device__ inline void copy_box(
     uint32_t to, const CUtensorMap* map, int32_t byte, int32_t row, uint32_t barrier) {
   asm volatile(

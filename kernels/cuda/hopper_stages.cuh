@@ -64,14 +64,14 @@ __device__ inline void copy_scale(uint32_t to, const float* from) {
   asm volatile("cp.async.ca.shared.global [%0], [%1], 4;\n" ::"r"(to), "l"(from));
 }
 
-/// What fills a stage, the same in every k block: one thread asks for boxes of weights and tokens,
-/// all copy scales and gathered tokens: the copy engine takes too long for a box a row.
+/// What fills a stage, the same in every k block: one thread asks for boxes of weights and tokens
+/// (for gathered tokens a warp, a row each), all copy scales.
 template <class Shape>
 struct Loader {
   static constexpr ProductMode kMode = Shape::kModeOf;
   static constexpr int32_t kParts = Shape::kRows / Shape::kPartRows;
   static constexpr int32_t kScales = (Shape::kRows + kLoaders - 1) / kLoaders;
-  static constexpr int32_t kHalfBytes = Shape::kNumTokens * 128;  ///< tokens, half a block
+  static constexpr int32_t kLaneTokens = (Shape::kNumTokens + 31) / 32;
 
   const HopperMaps& maps;
   const CUtensorMap* weights;
@@ -79,11 +79,10 @@ struct Loader {
   int32_t part_rows;   ///< from a part to the next
   const float* scales;
   int32_t scale_at[kScales];  ///< of this thread's rows; -1 beyond the last
-  int32_t x_row;              ///< the tile's first, when tokens are not gathered
-  const std::byte* x;         ///< this thread's chunk of row 0, when they are
-  const uint32_t* x_offsets;  ///< of its tokens, 8 from one to the next, in 16 bytes
-  int32_t x_rounds;           ///< how many of them
-  const float* x_scales;      ///< of this thread's token, or null
+  bool is_gathered;
+  int32_t x_rows[kLaneTokens];  ///< of this lane's tokens when gathered; else [0], the tile's first
+  int32_t count;                ///< of tokens
+  const float* x_scales;        ///< of this thread's token, or null
   int32_t x_scale_group;
 
   __device__ Loader(const ProductArgs& args,
@@ -109,26 +108,24 @@ struct Loader {
     }
   }
 
-  /// After the kernel in front: the tile's rows of x. `offsets` [kNumTokens] is filled when they
-  /// are gathered, for all loading threads to meet before they read it.
-  __device__ void set_tokens(const ProductArgs& args,
-                             const OrderedX& ordered,
-                             const RowTile& tile,
-                             int32_t num_blocks,
-                             uint32_t* offsets) {
-    x_row = tile.begin;
-    const int32_t m = min(thread(), tile.count - 1);
-    const int64_t row = x_row_of(args, entry_of(args, tile.begin + m));
-    if (thread() < Shape::kNumTokens) {
-      offsets[thread()] =
-          static_cast<uint32_t>((row - ordered.row_begin) * num_blocks * (kBlockBytes / 16));
+  /// After the kernel in front: the tile's rows of x, `row_begin` rows of which are not in the map.
+  __device__ void set_tokens(const ProductArgs& args, const RowTile& tile, int64_t row_begin) {
+    is_gathered = args.tiles != nullptr;
+    count = tile.count;
+    x_rows[0] = tile.begin;
+    if (is_gathered) {
+#pragma unroll
+      for (int32_t i = 0; i < kLaneTokens; ++i) {
+        const int32_t m = min(static_cast<int32_t>(threadIdx.x % 32) + i * 32, count - 1);
+        const int64_t row = x_row_of(args, entry_of(args, tile.begin + m));
+        x_rows[i] = static_cast<int32_t>(row - row_begin);
+      }
     }
-    x = ordered.data + thread() % 16 * 16;
-    x_offsets = offsets + thread() / 16;
-    x_rounds = (tile.count + 7) / 8;
-    x_scales = kMode == ProductMode::fp8 && thread() < tile.count
-                   ? args.x.scales + row * args.x.scale_row
-                   : nullptr;
+    x_scales = nullptr;
+    if (kMode == ProductMode::fp8 && thread() < count) {
+      const int64_t row = x_row_of(args, entry_of(args, tile.begin + thread()));
+      x_scales = args.x.scales + row * args.x.scale_row;
+    }
     x_scale_group = static_cast<int32_t>(args.x.scale_group);
   }
 
@@ -160,30 +157,28 @@ struct Loader {
     }
   }
 
-  __device__ void load_x_scale(uint32_t stage, int32_t block) const {
+  __device__ void load_rest(uint32_t stage, uint32_t full, int32_t block) const {
+    constexpr int32_t kHalfBytes = Shape::kNumTokens * 128;
     if (kMode == ProductMode::fp8 && x_scales != nullptr) {
       copy_scale(scale_place(stage) + Shape::kRows * 4, x_scales + int64_t{block} * x_scale_group);
     }
-  }
-
-  __device__ void load_x(uint32_t stage, uint32_t full, int32_t block) const {
-    load_x_scale(stage, block);
     if (thread() == 0) {
-      expect_bytes(full, Shape::kXBytes);
-      copy_box(stage, &maps.x, block * kBlockBytes, x_row, full);
-      copy_box(stage + kHalfBytes, &maps.x, block * kBlockBytes + 128, x_row, full);
+      expect_bytes(full, is_gathered ? count * kBlockBytes : Shape::kXBytes);
+      if (!is_gathered) {
+        copy_box(stage, &maps.x, block * kBlockBytes, x_rows[0], full);
+        copy_box(stage + kHalfBytes, &maps.x, block * kBlockBytes + 128, x_rows[0], full);
+      }
     }
-  }
-
-  __device__ void gather_x(uint32_t stage, int32_t block) const {
-    load_x_scale(stage, block);
-    const int32_t c = thread() % 16;
-    const int32_t m = thread() / 16;  // of 8 rows
-    const uint32_t to = stage + c / 8 * kHalfBytes + m * 128 + ((c % 8) ^ m) * 16;
-    const std::byte* from = x + int64_t{block} * kBlockBytes;
-#pragma unroll 4
-    for (int32_t i = 0; i < x_rounds; ++i) {
-      copy_async(to + i * 1024, from + static_cast<uint64_t>(x_offsets[i * 8]) * 16, true);
+    if (is_gathered && thread() < 32) {
+#pragma unroll
+      for (int32_t i = 0; i < kLaneTokens; ++i) {
+        const int32_t m = thread() + i * 32;
+        if (m < count) {
+          const uint32_t to = stage + m * 128;
+          copy_box(to, &maps.x, block * kBlockBytes, x_rows[i], full);
+          copy_box(to + kHalfBytes, &maps.x, block * kBlockBytes + 128, x_rows[i], full);
+        }
+      }
     }
   }
 
@@ -216,7 +211,7 @@ __device__ void load_blocks(const Loader<Shape>& loader,
     if (block >= num_begun) {
       loader.load_constant(ring.stage(stage), full, block);
     }
-    loader.load_x(ring.stage(stage), full, block);
+    loader.load_rest(ring.stage(stage), full, block);
     arrive_after_copies(full);
     ++stage;
     if (stage == Shape::kStages) {
@@ -226,46 +221,15 @@ __device__ void load_blocks(const Loader<Shape>& loader,
   }
 }
 
-/// The same with gathered tokens. cp.async writes them, so that each thread hands over what it
-/// wrote to wgmma itself, once the next block is on its way.
-template <class Shape>
-__device__ void gather_blocks(const Loader<Shape>& loader,
-                              const Ring<Shape>& ring,
-                              int32_t num_blocks) {
-  int32_t stage = 0;
-  uint32_t phase = 1;
-  int32_t done = 0;
-  for (int32_t block = 0; block <= num_blocks; ++block) {
-    if (block < num_blocks) {
-      wait_phase(ring.empty + stage * 8, phase);
-      loader.load_constant(ring.stage(stage), ring.full + stage * 8, block);
-      loader.gather_x(ring.stage(stage), block);
-      ++stage;
-      if (stage == Shape::kStages) {
-        stage = 0;
-        phase ^= 1U;
-      }
-    }
-    commit_copies();
-    if (block > 0) {
-      wait_copies<1>();
-      fence_shared_for_products();
-      arrive(ring.full + done * 8);
-      done = done + 1 == Shape::kStages ? 0 : done + 1;
-    }
-  }
-}
-
 /// What the loading threads do. They also make the barriers and the lists of the tile's rows.
 template <class Shape>
 __device__ void load_tile(const ProductArgs& args,
                           const HopperMaps& maps,
-                          const OrderedX& x,
+                          int64_t row_begin,
                           const Ring<Shape>& ring,
                           int32_t num_blocks,
                           int32_t first,
-                          int32_t* entries,
-                          uint32_t* x_offsets) {
+                          int32_t* entries) {
   const int32_t thread = Loader<Shape>::thread();
   if (thread == 0) {
     for (int32_t s = 0; s < Shape::kStages; ++s) {
@@ -293,13 +257,9 @@ __device__ void load_tile(const ProductArgs& args,
   if (thread < tile.count) {
     entries[thread] = entry_of(args, tile.begin + thread);
   }
-  loader.set_tokens(args, x, tile, num_blocks, x_offsets);
+  loader.set_tokens(args, tile, row_begin);
   meet(kAllMeet, Shape::kThreads);
-  if (args.tiles != nullptr) {
-    gather_blocks(loader, ring, num_blocks);
-  } else {
-    load_blocks(loader, ring, num_blocks, num_begun);
-  }
+  load_blocks(loader, ring, num_blocks, num_begun);
 }
 
 }  // namespace hadal::cuda

@@ -317,10 +317,9 @@ template <class Shape>
 __global__ void __launch_bounds__(Shape::kThreads, 1)
     hopper_kernel(const __grid_constant__ ProductArgs args,
                   const __grid_constant__ HopperMaps maps,
-                  const __grid_constant__ OrderedX x) {
+                  int64_t row_begin) {
   extern __shared__ std::byte memory[];
   __shared__ int32_t entries[Shape::kNumTokens];
-  __shared__ uint32_t x_offsets[Shape::kNumTokens];
   __shared__ alignas(8) uint64_t barriers[2 * Shape::kStages];
   std::byte* stages = memory + (-shared_address(memory) & 1023U);
   const uint32_t full = shared_address(barriers);
@@ -332,7 +331,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1)
     if constexpr (Shape::kSplitsRegisters) {
       lower_registers<40>();
     }
-    load_tile<Shape>(args, maps, x, ring, num_blocks, first, entries, x_offsets);
+    load_tile<Shape>(args, maps, row_begin, ring, num_blocks, first, entries);
   } else {
     if constexpr (Shape::kSplitsRegisters) {
       raise_registers<232>();
@@ -369,14 +368,15 @@ void launch(const ProductArgs& args,
       args.shared.data == nullptr
           ? maps.weight
           : map_of(args.shared.data, args.shared.row_bytes, args.shared.rows, Shape::kPartRows);
-  maps.x = map_of(x.data, pitch, x.rows, Shape::kNumTokens);
+  maps.x = map_of(x.data, pitch, x.rows, args.tiles == nullptr ? Shape::kNumTokens : 1);
   const auto kernel = hopper_kernel<Shape>;
   HADAL_CUDA_CHECK(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Shape::kBytes));
   const dim3 blocks(
       static_cast<uint32_t>((args.out_columns + Shape::kColumns - 1) / Shape::kColumns),
       static_cast<uint32_t>(grid.num_tiles));
-  launch_early(kernel, blocks, dim3(Shape::kThreads), Shape::kBytes, stream, args, maps, x);
+  launch_early(
+      kernel, blocks, dim3(Shape::kThreads), Shape::kBytes, stream, args, maps, x.row_begin);
 }
 
 /// The shapes of kHopperTiles (product.h).
