@@ -57,7 +57,6 @@ struct HopperChoice {
 
 constexpr HopperChoice kHopperTiles[] = {
     {{256, 128}, false, false},
-    {{128, 128}, false, false},
     {{128, 64}, false, false},
     {{128, 32}, false, false},
     {{64, 32}, false, false},

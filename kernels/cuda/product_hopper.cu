@@ -412,9 +412,6 @@ void launch_tile(const ProductArgs& args,
     if (kPair && is(256, 32)) {
       return launch<HopperShape<kMode, true, 2, 2, 32>>(args, x, grid, stream);
     }
-    if (!kPair && is(128, 128)) {
-      return launch<HopperShape<kMode, false, 2, 1, 128>>(args, x, grid, stream);
-    }
     if (!kPair && is(128, 64)) {
       return launch<HopperShape<kMode, false, 2, 1, 64>>(args, x, grid, stream);
     }
