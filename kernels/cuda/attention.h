@@ -89,7 +89,6 @@ struct DecodeParams {
   float scale = 0.0F;
   int32_t heads = 0;
   int32_t num_multiprocessors = 0;
-  int32_t max_shared_bytes = 0;  ///< of one block
   bool by_page = false;          ///< a part is a page of the cache, not a split
   int32_t most_parts = 0;        ///< of a token
   uint16_t* absorbed = nullptr;  ///< [count][heads][576]

@@ -31,8 +31,6 @@ constexpr int32_t kStepsPerPart = kWidth / 16 / kParts;
 constexpr int32_t kScoreStride = kStageTokens + 4;   ///< floats: eight columns in distinct banks
 constexpr int32_t kWeightStride = kStageTokens + 8;  ///< bf16
 constexpr int32_t kQueryStride = kWidth + 8;  ///< bf16: eight rows' same chunk lies in eight banks
-constexpr int32_t kFewStages = 2;   ///< of a block that shares its multiprocessor
-constexpr int32_t kManyStages = 5;  ///< of one that has it alone
 constexpr int32_t kPageStages = kKvPageTokens / kStageTokens;
 constexpr float kLog2e = 1.4426950408889634F;
 
@@ -42,9 +40,10 @@ static_assert(kStageTokens * kRowChunks % kThreads == 0);
 static_assert(kLatents == 16 * 32 && kStageTokens * kRope / 8 == kThreads);
 static_assert(kKvPageTokens % kStageTokens == 0);
 
-/// Shared memory of the split kernel for kTiles * 8 heads, but for the stages.
+/// Shared memory of the split kernel for kTiles * 8 heads.
 template <int32_t kTiles>
 struct SplitShared {
+  alignas(128) std::byte stages[2][kStageBytes];
   float scores[kParts][kTiles * 8][kScoreStride];
   uint16_t weights[kTiles * 8][kWeightStride];
   float keep[kTiles * 8];   ///< factor of the page's sums so far
@@ -70,20 +69,6 @@ __device__ inline void load_stage(
     copy_async(stage + swizzled(token, chunk, kRowBytes),
                base + token * kRowBytes + chunk * 16,
                first + token < end);
-  }
-}
-
-/// The first kStages stages of tokens [begin, end), a group of copies each, which may be none.
-template <int32_t kStages>
-__device__ inline void load_stages(
-    const StepView& step, int64_t row, int32_t begin, int32_t end, uint32_t stages) {
-#pragma unroll
-  for (int32_t i = 0; i < kStages; ++i) {
-    const int32_t first = begin + i * kStageTokens;
-    if (first < end) {
-      load_stage(step, row, first, end, stages + i * kStageBytes);
-    }
-    commit_copies();
   }
 }
 
@@ -245,7 +230,7 @@ __device__ inline void weigh_stage(int32_t num_valid,
     const float new_max = fmaxf(page.max[t], warp_max(score));
     const float weight = exp2f(score - new_max);
     const float keep = exp2f(page.max[t] - new_max);
-    page.total[t] = __fmaf_rn(page.total[t], keep, warp_sum(weight));
+    page.total[t] = page.total[t] * keep + warp_sum(weight);
     page.max[t] = new_max;
     s.weights[column][lane] = f32_to_bf16_bits(weight);
     if (lane == 0) {
@@ -369,15 +354,13 @@ __device__ inline int2 part_of(const DecodeParams& p, int32_t length) {
   return make_int2(split_begin(length, part), split_begin(length, part + 1));
 }
 
-/// Grid (parts, tokens, groups of heads). BF16 pages are kStages ahead in shared memory. FP8 codes
-/// are one stage ahead in registers, and leave them when the stage before has been used. The cache
-/// is read before absorb has ended: see there.
-template <int32_t kTiles, bool kFp8, int32_t kStages>
-__global__ void __launch_bounds__(kThreads, kStages == kFewStages ? 2 : 1)
-    split_kernel(DecodeParams p) {
-  static_assert(!kFp8 || kStages == kFewStages);
+/// Grid (parts, tokens, groups of heads). BF16 pages are two stages ahead in shared memory. FP8
+/// codes are one stage ahead in registers, and leave them when the stage before has been used. The
+/// cache is read before absorb has ended: see there.
+template <int32_t kTiles, bool kFp8>
+__global__ void __launch_bounds__(kThreads, 2) split_kernel(DecodeParams p) {
   extern __shared__ __align__(128) std::byte memory[];
-  auto& s = *reinterpret_cast<SplitShared<kTiles>*>(memory + kStages * kStageBytes);
+  auto& s = *reinterpret_cast<SplitShared<kTiles>*>(memory);
   const int32_t token = token_of(p.tokens, blockIdx.y);
   const auto [begin, end] = part_of(p, p.step.positions[token] + 1);
   if (begin >= end) {
@@ -389,11 +372,16 @@ __global__ void __launch_bounds__(kThreads, kStages == kFewStages ? 2 : 1)
   const int32_t num_stages = (end - begin + kStageTokens - 1) / kStageTokens;
   [[maybe_unused]] StageCodes codes;
   if constexpr (kFp8) {
-    fetch_stage(p.step, row, begin, end, shared_address(memory), codes);
-    store_stage(codes, memory);
+    fetch_stage(p.step, row, begin, end, shared_address(s.stages[0]), codes);
+    store_stage(codes, s.stages[0]);
     commit_copies();
   } else {
-    load_stages<kStages>(p.step, row, begin, end, shared_address(memory));
+    load_stage(p.step, row, begin, end, shared_address(s.stages[0]));
+    commit_copies();
+    if (num_stages > 1) {
+      load_stage(p.step, row, begin + kStageTokens, end, shared_address(s.stages[1]));
+    }
+    commit_copies();
   }
 
   // Warp w: tokens 16 (w % 2).. of a stage, part w / 2 of the contraction.
@@ -405,11 +393,11 @@ __global__ void __launch_bounds__(kThreads, kStages == kFewStages ? 2 : 1)
   Running<kTiles> page;
   Running<kTiles> split;
   for (int32_t index = 0; index < num_stages; ++index) {
-    const uint32_t stage = shared_address(memory) + index % kStages * kStageBytes;
+    const uint32_t stage = shared_address(s.stages[index % 2]);
     const int32_t first = begin + index * kStageTokens;
-    wait_copies<kFp8 ? 0 : kStages - 1>();
+    wait_copies<kFp8 ? 0 : 1>();
     __syncthreads();
-    std::byte* next = memory + (index + 1) % kStages * kStageBytes;
+    std::byte* next = s.stages[(index + 1) % 2];
     if constexpr (kFp8) {
       if (index + 1 < num_stages) {
         fetch_stage(p.step, row, first + kStageTokens, end, shared_address(next), codes);
@@ -431,8 +419,8 @@ __global__ void __launch_bounds__(kThreads, kStages == kFewStages ? 2 : 1)
       }
     } else {
       __syncthreads();
-      if (index + kStages < num_stages) {
-        load_stage(p.step, row, first + kStages * kStageTokens, end, stage);
+      if (index + 2 < num_stages) {
+        load_stage(p.step, row, first + 2 * kStageTokens, end, stage);
       }
       commit_copies();
     }
@@ -440,38 +428,18 @@ __global__ void __launch_bounds__(kThreads, kStages == kFewStages ? 2 : 1)
   store_split<kTiles>(p, first_head, split);
 }
 
-template <int32_t kTiles, bool kFp8, int32_t kStages>
-void launch_split(const DecodeParams& p, const dim3& grid, cudaStream_t stream) {
-  constexpr auto kBytes =
-      kStages * kStageBytes + static_cast<int32_t>(sizeof(SplitShared<kTiles>));
-  // Idempotent, and no work of the stream: legal while a graph is captured.
-  (void)cudaFuncSetAttribute(split_kernel<kTiles, kFp8, kStages>,
-                             cudaFuncAttributeMaxDynamicSharedMemorySize,
-                             kBytes);
-  launch_early(split_kernel<kTiles, kFp8, kStages>,
-               grid,
-               dim3(kThreads),
-               static_cast<size_t>(kBytes),
-               stream,
-               p);
-}
-
-template <int32_t kTiles>
-void launch_split_of(const DecodeParams& p, cudaStream_t stream) {
+template <int32_t kTiles, bool kFp8>
+void launch_split(const DecodeParams& p, cudaStream_t stream) {
   constexpr int32_t kHeads = kTiles * 8;
+  const auto bytes = static_cast<int32_t>(sizeof(SplitShared<kTiles>));
+  // Idempotent, and no work of the stream: legal while a graph is captured.
+  (void)cudaFuncSetAttribute(
+      split_kernel<kTiles, kFp8>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   const dim3 grid(static_cast<uint32_t>(p.most_parts),
                   static_cast<uint32_t>(p.tokens.count),
                   static_cast<uint32_t>((p.heads + kHeads - 1) / kHeads));
-  const int64_t blocks = int64_t{grid.x} * grid.y * grid.z;
-  constexpr auto kManyBytes =
-      kManyStages * kStageBytes + static_cast<int32_t>(sizeof(SplitShared<kTiles>));
-  if (p.step.kv_type == DType::f8_e4m3) {
-    launch_split<kTiles, true, kFewStages>(p, grid, stream);
-  } else if (!p.by_page && blocks <= p.num_multiprocessors && kManyBytes <= p.max_shared_bytes) {
-    launch_split<kTiles, false, kManyStages>(p, grid, stream);
-  } else {
-    launch_split<kTiles, false, kFewStages>(p, grid, stream);
-  }
+  launch_early(
+      split_kernel<kTiles, kFp8>, grid, dim3(kThreads), static_cast<size_t>(bytes), stream, p);
 }
 
 }  // namespace
@@ -488,7 +456,12 @@ int64_t decode_bytes_per_token(int32_t heads, int32_t most_parts) {
 
 void launch_decode(const DecodeParams& p, cudaStream_t stream) {
   launch_absorb(p, stream);
-  decode_head_tile(p.heads) == 8 ? launch_split_of<1>(p, stream) : launch_split_of<2>(p, stream);
+  const bool is_fp8 = p.step.kv_type == DType::f8_e4m3;
+  if (decode_head_tile(p.heads) == 8) {
+    is_fp8 ? launch_split<1, true>(p, stream) : launch_split<1, false>(p, stream);
+  } else {
+    is_fp8 ? launch_split<2, true>(p, stream) : launch_split<2, false>(p, stream);
+  }
   launch_merge(p, stream);
 }
 

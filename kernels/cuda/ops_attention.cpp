@@ -248,7 +248,6 @@ void CudaOps::standard_generated(const AttentionArgs& args,
   params.scale = args.softmax_scale;
   params.heads = shape_of(args).heads;
   params.num_multiprocessors = device_.num_multiprocessors;
-  params.max_shared_bytes = device_.max_shared_bytes;
   const int32_t tile = decode_head_tile(params.heads);
   const int64_t head_groups = (params.heads + tile - 1) / tile;
   params.by_page =

@@ -332,38 +332,6 @@ TEST_CASE("attention: the sizes of DeepSeek-V3, bits do not depend on the batch"
 }
 
 #ifdef HADAL_TEST_GPU
-/// On 132 multiprocessors: by page, by split with each block alone, by split with two together.
-TEST_CASE("attention: the sizes of DeepSeek-V3, bits do not depend on how a cache is cut",
-          "[ops]") {
-  const int32_t length = 1100;
-  const int32_t counts[] = {1, 20, 40};
-  for (const int64_t heads : {8, 16}) {
-    Random random(73);
-    const RawOperand raw = make_raw(random, DType::bf16, heads * (kNope + kValue), kLatents);
-    const Matrix latents = random_matrix(random, length, kWidth);
-    const Matrix q_values = random_matrix(random, counts[2], heads * kHeadDim);
-    for (TestBackend& backend : backends()) {
-      const auto kv_b = prepare_kv_b(backend, raw, heads);
-      std::vector<Matrix> found;
-      for (const int32_t count : counts) {
-        const StepFixture step(random, {length}, {{0, length - count, count, kFormGenerated}});
-        const CacheFixture cache(step, {latents}, DType::bf16, kLatents);
-        Matrix q(count, q_values.columns);
-        std::copy_n(q_values.values.end() - count * q.columns, count * q.columns, q.values.begin());
-        const Operand q_operand = make_operand(q, DType::bf16);
-        const ActOperand out = make_output(ActFormat::f32, count, heads * kValue);
-        run_both(backend, make_args(step, cache, q_operand, heads, *kv_b, out));
-        found.push_back(out.read());
-      }
-      for (const Matrix& other : found) {
-        for (int64_t k = 0; k < other.columns; ++k) {
-          REQUIRE(other.at(other.rows - 1, k) == found[0].at(0, k));
-        }
-      }
-    }
-  }
-}
-
 TEST_CASE("attention: TP16's eight heads, 255 prompt rows after a prefix", "[ops]") {
   run_case({8, DType::f8_e4m3, {300}, {{0, 45, 255, kFormPrompt}}}, "attention TP16 prompt");
 }
@@ -404,17 +372,6 @@ TEST_CASE("attention: TP16's eight heads, rows of many lengths", "[ops]") {
     setup.sequences.push_back(tokens);
   }
   run_case(setup, "attention TP16 generated");
-}
-
-TEST_CASE("attention: TP16's and TP8's heads, so few long rows that each block is alone", "[ops]") {
-  Case setup{8, DType::f8_e4m3, {}, {}};
-  for (const int32_t tokens : {4100, 4096, 2000, 257, 33}) {
-    setup.rows.push_back({static_cast<int32_t>(setup.sequences.size()), tokens - 1, 1});
-    setup.sequences.push_back(tokens);
-  }
-  run_case(setup, "attention TP16 five rows");
-  setup.heads = 16;
-  run_case(setup, "attention TP8 five rows");
 }
 
 TEST_CASE("attention: TP8's sixteen heads, mixed rows", "[ops]") {
