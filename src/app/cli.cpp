@@ -148,9 +148,9 @@ Result<CommandLine> parse_flags(const CommandSpec& command,
                    "engine (the default); load: reading a model cold; sched: the scheduler "
                    "simulated; plan: "
                    "the fan-out to rank processes, without a model; step: one rank's steps alone; "
-                   "loop: the engine over one rank")
+                   "loop: the engine over one rank; serve: load for a running server")
         ->expected(0, 1)
-        ->check(CLI::IsMember({"engine", "load", "sched", "plan", "step", "loop"}));
+        ->check(CLI::IsMember({"engine", "load", "sched", "plan", "step", "loop", "serve"}));
   }
   if (command.bit == kSimulate) {
     app.add_option("trace", line.words, "a file of JSON lines, or the name of a workload")

@@ -49,6 +49,9 @@ int run_shard(const Config& config, const Environment& environment);
 /// Measures the fan-out of plans to rank processes.
 int run_bench_plan(const Config& config);
 
+/// Loads a server that is running and prints how it answered, as JSON.
+int run_bench_serve(const Config& config);
+
 /// Measures the scheduler on seeded workloads and a modelled device, and prints one JSON document.
 int run_bench_sched(const Config& config);
 

@@ -387,6 +387,17 @@ void read_commands(FlagReader& reader, Config& config) {
   reader.text("output-dir", config.shard.output_dir);
   reader.text("bench-output", config.bench.output);
   reader.number("bench-seconds", 0.1, 3600, config.bench.seconds);
+  ServeLoad& load = config.bench.load;
+  reader.text("base-url", load.base_url);
+  if (reader.has("served-model-name")) {
+    load.model = config.model.served_name;
+  }
+  load.api_key = config.api.api_key;
+  reader.number("request-rate", 1e-6, 1e6, load.requests_per_s);
+  reader.integer("num-prompts", 1, 10'000'000, load.num_prompts);
+  reader.integer("random-input-len", 1, 1 << 20, load.input_words);
+  reader.integer("random-output-len", 1, 1 << 20, load.output_tokens);
+  load.seed = config.random_seed.value_or(load.seed);
   reader.integers("batch", 1, 4096, config.bench.batches);
   reader.integers("prefill", 1, 1 << 20, config.bench.prefills);
   reader.integer("prefix", 0, 1 << 20, config.bench.prefix);

@@ -22,6 +22,7 @@
 #include "environment.h"
 #include "model_path.h"
 #include "planted_fault.h"
+#include "serve_load.h"
 
 namespace hadal {
 
@@ -101,6 +102,7 @@ struct BenchOptions {
   int32_t context = 4096;         ///< tokens in the cache of a decoding row
   int32_t as_rank = 0;            ///< of tp_size
   BenchRouting routing = BenchRouting::automatic;
+  ServeLoad load;  ///< `bench serve` only
 };
 
 struct SimulateOptions {

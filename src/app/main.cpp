@@ -71,6 +71,7 @@ int run(const std::vector<std::string>& arguments) {
   const std::vector<std::string>& words = line.value().words;
   const FlagCommands command = line.value().command;
   const bool is_sched_bench = command == kBench && !words.empty() && words.front() == "sched";
+  const bool is_serve_bench = command == kBench && !words.empty() && words.front() == "serve";
   const bool is_plan_bench = command == kBench && !words.empty() && words.front() == "plan";
   auto config = build_config(line.value().values,
                              file_values.value(),
@@ -101,9 +102,10 @@ int run(const std::vector<std::string>& arguments) {
     case kCheck:
       return run_check(config.value(), environment);
     case kBench:
-      return is_sched_bench  ? run_bench_sched(config.value())
-             : is_plan_bench ? run_bench_plan(config.value())
-                             : run_bench(config.value(), environment, words);
+      return is_sched_bench   ? run_bench_sched(config.value())
+             : is_plan_bench  ? run_bench_plan(config.value())
+             : is_serve_bench ? run_bench_serve(config.value())
+                              : run_bench(config.value(), environment, words);
     case kRank:
       return run_rank(config.value(), environment);
     case kReplay:
