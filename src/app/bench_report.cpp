@@ -2,6 +2,7 @@
 #include "bench_report.h"
 
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
 
 #include "machine_roof.h"
@@ -13,12 +14,18 @@ namespace {
 
 using nlohmann::json;
 
+/// Of a path on this machine the last part: the rest says nothing about the measurement.
+std::string told_value(const std::string& value) {
+  const std::filesystem::path path(value);
+  return path.is_absolute() ? path.filename().string() : value;
+}
+
 std::string command_text(const Config& config, std::string text) {
   for (const auto& [name, values] : config.given) {
     const FlagSpec* flag = find_flag(name);
     text += " --" + name;
     if (flag != nullptr && flag->kind != FlagKind::toggle) {
-      text += " " + values.back();
+      text += " " + told_value(values.back());
     }
   }
   return text;
