@@ -8,6 +8,8 @@
 #include <sstream>
 #include <utility>
 
+#include <hadal/runtime/wrapped_runner.h>
+
 #include "device.h"
 #include "files.h"
 
@@ -53,25 +55,16 @@ std::string capture_text(const CaptureReport& report) {
 }
 
 /// `--disable-overlap-schedule`: the same runner, but one step at a time.
-class SerialRunner final : public Runner {
+class SerialRunner final : public WrappedRunner {
  public:
   explicit SerialRunner(std::unique_ptr<Runner> runner)
-      : runner_(std::move(runner)), limits_(runner_->limits()) {
+      : WrappedRunner(std::move(runner)), limits_(WrappedRunner::limits()) {
     limits_.max_steps_in_flight = 1;
   }
 
   const RunnerLimits& limits() const override { return limits_; }
 
-  Status submit(const BatchPlan& plan) override { return runner_->submit(plan); }
-
-  Result<StepResult> wait() override { return runner_->wait(); }
-
-  double launch_seconds() const override { return runner_->launch_seconds(); }
-
-  StepCounts step_counts() const override { return runner_->step_counts(); }
-
  private:
-  std::unique_ptr<Runner> runner_;
   RunnerLimits limits_;
 };
 

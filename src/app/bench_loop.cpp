@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include <hadal/metrics/metrics.h>
+#include <hadal/runtime/wrapped_runner.h>
 
 #include "assembly.h"
 #include "bench_report.h"
@@ -60,23 +61,13 @@ class StepTimes {
   std::vector<StepTime> steps_;
 };
 
-class TimedRunner final : public Runner {
+class TimedRunner final : public WrappedRunner {
  public:
   TimedRunner(std::unique_ptr<Runner> runner, StepTimes& times)
-      : runner_(std::move(runner)), times_(times) {}
-
-  const RunnerLimits& limits() const override { return runner_->limits(); }
-
-  Status submit(const BatchPlan& plan) override { return runner_->submit(plan); }
-
-  double launch_seconds() const override { return runner_->launch_seconds(); }
-
-  StepCounts step_counts() const override { return runner_->step_counts(); }
-
-  bool has_result() const override { return runner_->has_result(); }
+      : WrappedRunner(std::move(runner)), times_(times) {}
 
   Result<StepResult> wait() override {
-    auto result = runner_->wait();
+    auto result = WrappedRunner::wait();
     if (result) {
       times_.add({system_clock().now(),
                   static_cast<int32_t>(result.value().rows.size()),
@@ -87,7 +78,6 @@ class TimedRunner final : public Runner {
   }
 
  private:
-  std::unique_ptr<Runner> runner_;
   StepTimes& times_;
 };
 

@@ -5,24 +5,18 @@
 #include <chrono>
 #include <thread>
 
+#include <hadal/runtime/wrapped_runner.h>
+
 namespace hadal {
 namespace {
 
-class FaultyRunner final : public Runner {
+class FaultyRunner final : public WrappedRunner {
  public:
   FaultyRunner(std::unique_ptr<Runner> runner, const PlantedFault& fault)
-      : runner_(std::move(runner)), fault_(fault) {}
-
-  const RunnerLimits& limits() const override { return runner_->limits(); }
-
-  Status submit(const BatchPlan& plan) override { return runner_->submit(plan); }
-
-  double launch_seconds() const override { return runner_->launch_seconds(); }
-
-  StepCounts step_counts() const override { return runner_->step_counts(); }
+      : WrappedRunner(std::move(runner)), fault_(fault) {}
 
   Result<StepResult> wait() override {
-    auto result = runner_->wait();
+    auto result = WrappedRunner::wait();
     if (!result || result.value().step_id < fault_.step_id) {
       return result;
     }
@@ -50,7 +44,6 @@ class FaultyRunner final : public Runner {
     has_hung_ = true;
   }
 
-  std::unique_ptr<Runner> runner_;
   PlantedFault fault_;
   bool has_hung_ = false;
 };

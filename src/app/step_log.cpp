@@ -6,24 +6,17 @@
 #include <cstdio>
 
 #include <hadal/base/log.h>
+#include <hadal/runtime/wrapped_runner.h>
 
 namespace hadal {
 
-class StepLog::CountingRunner final : public Runner {
+class StepLog::CountingRunner final : public WrappedRunner {
  public:
   CountingRunner(std::unique_ptr<Runner> runner, StepLog& log)
-      : runner_(std::move(runner)), log_(log) {}
-
-  const RunnerLimits& limits() const override { return runner_->limits(); }
-
-  Status submit(const BatchPlan& plan) override { return runner_->submit(plan); }
-
-  double launch_seconds() const override { return runner_->launch_seconds(); }
-
-  StepCounts step_counts() const override { return runner_->step_counts(); }
+      : WrappedRunner(std::move(runner)), log_(log) {}
 
   Result<StepResult> wait() override {
-    auto result = runner_->wait();
+    auto result = WrappedRunner::wait();
     if (result) {
       const auto& rows = result.value().rows;
       const int64_t sampled = std::count_if(
@@ -35,7 +28,6 @@ class StepLog::CountingRunner final : public Runner {
   }
 
  private:
-  std::unique_ptr<Runner> runner_;
   StepLog& log_;
 };
 

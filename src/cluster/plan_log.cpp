@@ -5,6 +5,7 @@
 #include <hadal/base/log.h>
 #include <hadal/cluster/plan_ledger.h>
 #include <hadal/cluster/plan_log.h>
+#include <hadal/runtime/wrapped_runner.h>
 
 #include "wire.h"
 
@@ -42,26 +43,20 @@ WireWriter encode_tokens(const StepResult& result) {
   return out;
 }
 
-class RecordingRunner final : public Runner {
+class RecordingRunner final : public WrappedRunner {
  public:
   RecordingRunner(std::unique_ptr<Runner> runner, std::ofstream file, std::string name)
-      : runner_(std::move(runner)), file_(std::move(file)), name_(std::move(name)) {
-    write(encode_head(runner_->limits()).bytes());
+      : WrappedRunner(std::move(runner)), file_(std::move(file)), name_(std::move(name)) {
+    write(encode_head(limits()).bytes());
   }
-
-  const RunnerLimits& limits() const override { return runner_->limits(); }
 
   Status submit(const BatchPlan& plan) override {
     write_record(RecordKind::plan, encode_plan_record(plan, ledger_.apply(plan)));
-    return runner_->submit(plan);
+    return WrappedRunner::submit(plan);
   }
 
-  double launch_seconds() const override { return runner_->launch_seconds(); }
-
-  StepCounts step_counts() const override { return runner_->step_counts(); }
-
   Result<StepResult> wait() override {
-    auto result = runner_->wait();
+    auto result = WrappedRunner::wait();
     if (result) {
       write_record(RecordKind::tokens, encode_tokens(result.value()).bytes());
     }
@@ -86,7 +81,6 @@ class RecordingRunner final : public Runner {
     }
   }
 
-  std::unique_ptr<Runner> runner_;
   std::ofstream file_;
   std::string name_;
   PlanLedger ledger_;
