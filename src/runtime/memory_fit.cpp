@@ -245,7 +245,7 @@ Result<MemoryPlan> plan_model_memory(const ModelRunnerConfig& config, int64_t fr
   if (!setup) {
     return setup.error();
   }
-  const auto backend = make_rank_backend(config, 0);
+  const auto backend = make_rank_backend(config, 0, config.tp);
   if (!backend) {
     return backend.error();
   }

@@ -279,7 +279,7 @@ Result<Communicators> make_communicators(const ModelRunnerConfig& config) {
 Result<std::vector<std::unique_ptr<Rank>>> make_ranks(const ModelRunnerConfig& config) {
   std::vector<std::unique_ptr<Backend>> backends;
   for (int32_t rank = 0; rank < config.tp; ++rank) {
-    auto backend = make_rank_backend(config, rank);
+    auto backend = make_rank_backend(config, rank, config.tp);
     if (!backend) {
       return backend.error();
     }
@@ -489,12 +489,7 @@ Result<std::unique_ptr<Runner>> make_lone_rank_runner(const ModelRunnerConfig& c
   if (!setup) {
     return setup.error();
   }
-  ModelRunnerConfig own = config;  // make_rank_backend divides the threads by tp
-  own.num_threads = (config.num_threads > 0
-                         ? config.num_threads
-                         : std::max(1, static_cast<int32_t>(std::thread::hardware_concurrency()))) *
-                    config.tp;
-  auto backend = make_rank_backend(own, 0);
+  auto backend = make_rank_backend(config, 0, 1);
   if (!backend) {
     return backend.error();
   }
@@ -521,12 +516,8 @@ Result<std::unique_ptr<Runner>> make_rank_runner(const ModelRunnerConfig& config
         "--enable-hierarchical-cache: ranks as processes would each keep a copy of the host "
         "tier; expected ranks as threads (no --rank-processes, one node)"};
   }
-  // make_rank_backend divides the threads by tp.
-  ModelRunnerConfig own = config;
-  const auto hardware = static_cast<int32_t>(std::thread::hardware_concurrency());
-  const int32_t threads = config.num_threads > 0 ? config.num_threads : std::max(1, hardware);
-  own.num_threads = std::max(1, threads / process.ranks_on_host) * config.tp;
-  auto backend = make_rank_backend(own, process.comm->rank() % process.ranks_on_host);
+  auto backend = make_rank_backend(
+      config, process.comm->rank() % process.ranks_on_host, process.ranks_on_host);
   if (!backend) {
     return backend.error();
   }

@@ -64,7 +64,8 @@ DType kv_dtype_of(const ModelRunnerConfig& config) {
 }
 
 Result<std::unique_ptr<Backend>> make_rank_backend(const ModelRunnerConfig& config,
-                                                   int32_t local_rank) {
+                                                   int32_t local_rank,
+                                                   int32_t ranks_on_host) {
   if (config.device != DeviceType::cpu) {
     return make_cuda_backend({.device_index = config.base_gpu_id + local_rank,
                               .kernel_family = config.kernel_family,
@@ -73,7 +74,7 @@ Result<std::unique_ptr<Backend>> make_rank_backend(const ModelRunnerConfig& conf
   const auto hardware = static_cast<int32_t>(std::thread::hardware_concurrency());
   const int32_t threads = config.num_threads > 0 ? config.num_threads : std::max(1, hardware);
   return make_cpu_backend({.mode = config.cpu_mode,
-                           .num_threads = std::max(1, threads / config.tp),
+                           .num_threads = std::max(1, threads / ranks_on_host),
                            .e4m3_activations = config.e4m3_activations});
 }
 

@@ -43,8 +43,9 @@ OpsLimits ops_limits(const DeepseekConfig& model,
                      int32_t max_slots,
                      int64_t max_context_tokens);
 
-/// The backend of one rank; `local_rank` counts the ranks of this host.
+/// The backend of one rank; `local_rank` counts the ranks of this host, which share its threads.
 Result<std::unique_ptr<Backend>> make_rank_backend(const ModelRunnerConfig& config,
-                                                   int32_t local_rank);
+                                                   int32_t local_rank,
+                                                   int32_t ranks_on_host);
 
 }  // namespace hadal

@@ -169,17 +169,15 @@ RankSizes StepBenchImpl::sizes_for(const ModelSetup& setup) const {
 }
 
 Status StepBenchImpl::prepare(const ModelSetup& setup) {
-  ModelRunnerConfig own = config_.runner;
-  const auto hardware = static_cast<int32_t>(std::thread::hardware_concurrency());
-  own.num_threads = (own.num_threads > 0 ? own.num_threads : std::max(1, hardware)) * own.tp;
-  auto inner = make_rank_backend(own, 0);
+  const int32_t tp = config_.runner.tp;
+  auto inner = make_rank_backend(config_.runner, 0, 1);
   if (!inner) {
     return inner.error();
   }
   auto backend = std::make_unique<ProfilingBackend>(std::move(inner).value());
   backend_ = backend.get();
-  auto comm = own.tp > 1 ? make_loopback_communicator(*backend_, config_.rank, own.tp)
-                         : make_self_communicator();
+  auto comm =
+      tp > 1 ? make_loopback_communicator(*backend_, config_.rank, tp) : make_self_communicator();
   worker_ = std::make_unique<RankWorker>(std::move(backend), std::move(comm));
   sizes_ = sizes_for(setup);
   const auto start = std::chrono::steady_clock::now();
