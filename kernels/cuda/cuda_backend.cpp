@@ -189,8 +189,6 @@ class CudaBackend final : public Backend {
   Ops& ops() override { return ops_; }
 
   /// A capture may not wait, as ops do for debugging.
-  int32_t absorbed_chunk_tokens() const override { return 8; }
-
   bool has_graphs() const override { return has_graphs_; }
 
   Result<std::unique_ptr<Graph>> capture(Stream& stream,

@@ -150,7 +150,6 @@ StepModel r1_group_model() {
   model.mixing = StepModel::Mixing::max;
   model.context_s = kKvBytes / (0.85 * 4.8e12);
   model.pair_s = kPairFlops / 550e12;
-  model.absorbed_chunk_tokens = 8;
   for (const auto& [batch, milliseconds] : kDecodeMs)
     model.decode.points.push_back(
         {batch, milliseconds * 1e-3 - batch * kContext * model.context_s});

@@ -79,7 +79,8 @@ TEST_CASE("Reuse: chats, readers and documents, against an infinite cache and Be
   CHECK(lpm.num_evicted_pages > 0);
   CHECK(lpm.hit_rate <= lpm.bounds.rate(lpm.bounds.belady));
   CHECK(lpm.hit_rate >= lpm.bounds.rate(lpm.bounds.belady) - 0.10);
-  CHECK(lpm.hit_rate >= fcfs.hit_rate);
+  // Where nobody waits both admit in order of arrival: a tie, to the last few pages.
+  CHECK(lpm.hit_rate >= fcfs.hit_rate - 0.001);
   if (name == "documents") {  // where requests wait, and the policy has a choice
     CHECK(lpm.hit_rate > fcfs.hit_rate + 0.10);
     CHECK(lpm.ttft.p50 < fcfs.ttft.p50);
